@@ -1,0 +1,310 @@
+# intent_ref: event-store.append
+"""Group commit: concurrent appends of a process become one statement, and each gets an answer of its own.
+
+While one batch is being committed, the next one gathers; so the batch grows with the load and a lone append waits for
+nobody. Appends that touch the same stream, command or claim go into successive batches, in the order they came.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+import asyncpg
+import structlog
+
+from event_store.records import (
+    Append,
+    Appended,
+    AppendTooLarge,
+    ClaimTaken,
+    StoreUnavailable,
+    StreamBusy,
+    VersionConflict,
+    metadata_bytes,
+)
+
+_SQL = """
+SELECT * FROM quantum.append_events(
+    $1::text[], $2::uuid[], $3::text[], $4::int[], $5::text[], $6::int[], $7::int[], $8::int[], $9::int[],
+    $10::uuid[], $11::text[], $12::bytea[], $13::int[], $14::text[], $15::text[], $16::text[], $17::bool[])
+"""
+APPENDS_MAX = 256
+EVENTS_MAX = 4096
+APPEND_BYTES_MAX = 64 << 20
+QUEUE_MAX = 20_000
+BUSY_SECONDS_MAX = 5.0
+DATABASE_AWAY_SECONDS_MAX = 10.0
+STATEMENT_SECONDS_MAX = 30.0
+_BUSY_PAUSE_SECONDS = 0.002
+_BUSY_PAUSE_SECONDS_MAX = 0.05
+
+Connect = Callable[[], Any]
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class _Pending:
+    append: Append
+    resources: tuple[Hashable, ...]
+    events: int
+    answer: asyncio.Future[Appended]
+    queued_at: float
+    busy_pause: float = _BUSY_PAUSE_SECONDS
+    resent: bool = False
+
+
+@dataclass(slots=True)
+class Statistics:
+    """What telemetry reads: totals since the start."""
+
+    batches: int = 0
+    appends: int = 0
+    events: int = 0
+    conflicts: int = 0
+    busy: int = 0
+    observe_batch: Callable[[int, float], None] = field(default=lambda appends, seconds: None)
+
+
+class GroupCommit:
+    """The only way into the log. `writers` connections take turns: one gathers while another commits."""
+
+    def __init__(self, connect: Connect, committed: Callable[[], None], *, writers: int = 2) -> None:
+        self._connect, self._committed, self._writers = connect, committed, writers
+        self._queue: deque[_Pending] = deque()
+        self._in_flight: set[Hashable] = set()
+        self._work = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self.statistics = Statistics()
+
+    def start(self) -> None:
+        """Starts the writers; they connect on first use."""
+        self._tasks = [asyncio.create_task(self._write(), name=f"append-{n}") for n in range(self._writers)]
+
+    async def close(self) -> None:
+        """Stops the writers. What is still queued is refused with `StoreUnavailable`."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for pending in self._queue:
+            _answer_error(pending, StoreUnavailable("The event store is closing."))
+        self._queue.clear()
+
+    async def append(self, append: Append) -> Appended:
+        """Stores `append` whole or not at all.
+
+        Raises `VersionConflict`, `ClaimTaken`, `StreamBusy` after 5 s behind somebody else's transaction, `StoreUnavailable`
+        when the database does not answer or 20,000 appends are waiting, `AppendTooLarge`.
+        """
+        if len(self._queue) >= QUEUE_MAX:
+            raise StoreUnavailable("20,000 appends are waiting already. Try again in a moment.")
+        loop = asyncio.get_running_loop()
+        pending = _Pending(append, _resources(append), _events_in(append), loop.create_future(), loop.time())
+        self._queue.append(pending)
+        self._work.set()
+        return await pending.answer
+
+    async def _write(self) -> None:
+        connection: Any = None
+        pause = 0.05
+        try:
+            while True:
+                batch = await self._gather()
+                try:
+                    if connection is None or connection.is_closed():
+                        connection = await self._connect()
+                    await self._commit(connection, batch)
+                    pause = 0.05
+                except (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, TimeoutError,
+                        asyncpg.OperatorInterventionError, asyncpg.InsufficientResourcesError) as fault:  # fmt: skip
+                    log.warning("an append batch met a database fault; it is sent again", fault=repr(fault))
+                    if connection is not None:
+                        connection.terminate()
+                        connection = None
+                    self._send_again(batch)
+                    await asyncio.sleep(pause)
+                    pause = min(pause * 2, 1.0)
+                finally:
+                    for pending in batch:
+                        self._in_flight.difference_update(pending.resources)
+                    self._work.set()
+        finally:
+            if connection is not None:
+                connection.terminate()
+
+    async def _gather(self) -> list[_Pending]:
+        while True:
+            batch = self._take()
+            if batch:
+                return batch
+            self._work.clear()
+            await self._work.wait()
+
+    def _take(self) -> list[_Pending]:
+        """The oldest appends that share nothing with each other, with a batch in flight, or with an older one left behind."""
+        batch: list[_Pending] = []
+        left: list[_Pending] = []
+        held_back: set[Hashable] = set()
+        events = 0
+        while self._queue and len(batch) < APPENDS_MAX and len(left) < APPENDS_MAX * 4:
+            pending = self._queue.popleft()
+            if pending.answer.done():
+                continue
+            if batch and events + pending.events > EVENTS_MAX:
+                left.append(pending)
+                break
+            if not (self._in_flight.isdisjoint(pending.resources) and held_back.isdisjoint(pending.resources)):
+                held_back.update(pending.resources)
+                left.append(pending)
+                continue
+            self._in_flight.update(pending.resources)
+            batch.append(pending)
+            events += pending.events
+        self._queue.extendleft(reversed(left))
+        return batch
+
+    async def _commit(self, connection: Any, batch: list[_Pending]) -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            row = await connection.fetchrow(_SQL, *_arguments(batch), timeout=STATEMENT_SECONDS_MAX)
+        except (asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError, asyncpg.InsufficientResourcesError):
+            raise
+        except asyncpg.PostgresError as fault:
+            if len(batch) == 1:
+                _answer_error(batch[0], fault)
+                return
+            for pending in batch:
+                await self._commit(connection, [pending])
+            return
+        self.statistics.observe_batch(len(batch), loop.time() - began)
+        self._answer(batch, row)
+
+    def _answer(self, batch: list[_Pending], row: Any) -> None:
+        busy, repeated = set(row["busy"] or ()), set(row["repeated"] or ())
+        conflicted, claimed = set(row["conflicted"] or ()), set(row["claimed"] or ())
+        heads, positions = row["heads"], row["positions"] or ()
+        part = first = 0
+        for number, pending in enumerate(batch, start=1):
+            streams = pending.append.streams
+            before = heads[part : part + len(streams)]
+            part += len(streams)
+            if number in busy:
+                self._try_later(pending)
+            elif number in repeated:
+                _answer(pending, Appended(0, (), (), row["recorded_at"], repeated=_REPEATED))
+            elif number in conflicted:
+                self.statistics.conflicts += 1
+                _answer_error(pending, _conflict(pending.append, before))
+            elif number in claimed:
+                claim = next(claim for claim in pending.append.claims if claim.takes)
+                _answer_error(pending, ClaimTaken(claim.scope, claim.value))
+            else:
+                own = tuple(positions[first : first + pending.events])
+                first += pending.events
+                versions = tuple(head + len(stream.events) for head, stream in zip(before, streams, strict=True))
+                _answer(pending, Appended(own[-1], versions, own, row["recorded_at"]))
+                self.statistics.appends += 1
+                self.statistics.events += pending.events
+        self.statistics.batches += 1
+        if first:
+            self._committed()
+
+    def _try_later(self, pending: _Pending) -> None:
+        self.statistics.busy += 1
+        loop = asyncio.get_running_loop()
+        if (waited := loop.time() - pending.queued_at) > BUSY_SECONDS_MAX:
+            _answer_error(pending, StreamBusy(pending.append.streams[0].stream_id, waited))
+            return
+        loop.call_later(pending.busy_pause, self._requeue, pending)
+        pending.busy_pause = min(pending.busy_pause * 2, _BUSY_PAUSE_SECONDS_MAX)
+
+    def _send_again(self, batch: list[_Pending]) -> None:
+        now = asyncio.get_running_loop().time()
+        for pending in reversed(batch):
+            pending.resent = True
+            if now - pending.queued_at > DATABASE_AWAY_SECONDS_MAX:
+                _answer_error(pending, StoreUnavailable(str(StoreUnavailable.__doc__)))
+            else:
+                self._queue.appendleft(pending)
+
+    def _requeue(self, pending: _Pending) -> None:
+        self._queue.appendleft(pending)
+        self._work.set()
+
+
+_REPEATED: Any = ("repeated",)
+"""Marks an `Appended` whose events the store still has to read back."""
+
+
+def _resources(append: Append) -> tuple[Hashable, ...]:
+    tenant = append.tenant_id
+    return (
+        (tenant, append.command_id),
+        *((tenant, stream.stream_id) for stream in append.streams),
+        *((tenant, claim.scope, claim.value) for claim in append.claims),
+    )
+
+
+def _events_in(append: Append) -> int:
+    events = [event for stream in append.streams for event in stream.events]
+    if not events or not all(stream.events for stream in append.streams):
+        raise ValueError("An append needs at least one event for each of its streams.")
+    if len(events) > EVENTS_MAX or sum(len(event.payload) for event in events) > APPEND_BYTES_MAX:
+        raise AppendTooLarge(str(AppendTooLarge.__doc__))
+    return len(events)
+
+
+def _arguments(batch: list[_Pending]) -> tuple[list[Any], ...]:
+    tenants, commands, metadata = [], [], []
+    part_appends, part_streams, part_expected = [], [], []
+    event_parts, event_offsets, event_indexes, event_ids, event_topics, event_payloads = [], [], [], [], [], []
+    claim_appends, claim_scopes, claim_values, claim_streams, claim_takes = [], [], [], [], []
+    for number, pending in enumerate(batch, start=1):
+        append = pending.append
+        tenants.append(append.tenant_id)
+        commands.append(append.command_id)
+        metadata.append(metadata_bytes(append.metadata).decode())
+        index = 0
+        for stream in append.streams:
+            part_appends.append(number)
+            part_streams.append(stream.stream_id)
+            part_expected.append(stream.expected)
+            part = len(part_appends)
+            for offset, event in enumerate(stream.events, start=1):
+                event_parts.append(part)
+                event_offsets.append(offset)
+                event_indexes.append(index)
+                event_ids.append(event.event_id)
+                event_topics.append(event.topic)
+                event_payloads.append(event.payload)
+                index += 1
+        for claim in append.claims:
+            claim_appends.append(number)
+            claim_scopes.append(claim.scope)
+            claim_values.append(claim.value)
+            claim_streams.append(claim.stream_id)
+            claim_takes.append(claim.takes)
+    return (
+        tenants, commands, metadata, part_appends, part_streams, part_expected,
+        event_parts, event_offsets, event_indexes, event_ids, event_topics, event_payloads,
+        claim_appends, claim_scopes, claim_values, claim_streams, claim_takes,
+    )  # fmt: skip
+
+
+def _conflict(append: Append, heads: list[int]) -> VersionConflict:
+    for stream, head in zip(append.streams, heads, strict=True):
+        if stream.expected not in (-1, head):
+            return VersionConflict(stream.stream_id, stream.expected, head)
+    raise AssertionError("a conflict without a stream that conflicts")
+
+
+def _answer(pending: _Pending, appended: Appended) -> None:
+    if not pending.answer.done():
+        pending.answer.set_result(appended)
+
+
+def _answer_error(pending: _Pending, error: Exception) -> None:
+    if not pending.answer.done():
+        pending.answer.set_exception(error)

@@ -1,0 +1,195 @@
+# intent_ref: event-store.store
+"""The event store: append, read, subscribe, load. PostgreSQL behind it, one log for every tenant."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Self, TypeVar
+from uuid import UUID
+
+import asyncpg
+
+from domain.values import StreamId, TenantId
+
+from event_store.group_commit import GroupCommit
+from event_store.records import Append, Appended, Claim, Metadata, RecordedEvent, StoreUnavailable, StreamAppend
+from event_store.snapshots import Loaded, StateCache
+from event_store.tenancy import check_role
+from event_store.wakeups import Wakeups
+
+S = TypeVar("S")
+_COLUMNS = "position, recorded_at, event_id, command_id, version, tenant_id, stream_id, topic, metadata, payload"
+_READ_STREAM = f"SELECT {_COLUMNS} FROM quantum.read_stream($1, $2, $3, $4, $5, $6, $7)"  # noqa: S608 - constants only
+_READ_COMMAND = f"SELECT {_COLUMNS} FROM quantum.read_command($1, $2)"  # noqa: S608
+_READ_LOG = f"""
+SELECT {_COLUMNS} FROM quantum.events
+ WHERE position > $1 AND position <= $2 ORDER BY position LIMIT $3
+"""  # noqa: S608
+_READ_LOG_OF_TOPICS = f"""
+SELECT {_COLUMNS} FROM quantum.events
+ WHERE position > $1 AND position <= $2 AND topic = ANY ($4) ORDER BY position LIMIT $3
+"""  # noqa: S608
+_READ_LOG_OF_TENANT = f"SELECT {_COLUMNS} FROM quantum.read_tenant_log($1, $2, $3, $4, $5)"  # noqa: S608
+_VERSION_MAX = (1 << 31) - 1
+_COMMAND_TIMEOUT_SECONDS = 30.0
+_POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class LogPage:
+    """Events in log order, and the position the reader has come to (past the last event where filters passed some over)."""
+
+    events: list[RecordedEvent]
+    next: int
+
+
+class EventStore:
+    """One process's access to the log. Open with `connect`, end with `close`.
+
+    `tenant_pool` works under row-level security and sees nothing until a tenant is set; `platform_pool` sees every tenant and
+    is for projectors, relay, sagas and the sealer alone.
+    """
+
+    def __init__(self, tenant_pool: Any, platform_pool: Any, wakeups: Wakeups, group_commit: GroupCommit) -> None:
+        self.tenant_pool, self.platform_pool, self.wakeups = tenant_pool, platform_pool, wakeups
+        self.group_commit = group_commit
+        self.states = StateCache(self)
+        self.platform_dsn = ""
+        self._horizon = 0
+
+    @classmethod
+    async def connect(
+        cls, *, app_dsn: str, platform_dsn: str, direct_dsn: str | None = None,
+        statement_cache: bool = True, pool_size: int = 8, writers: int = 2,
+    ) -> Self:  # fmt: skip
+        """Opens pools and checks both logins.
+
+        `direct_dsn` is for LISTEN and session locks where the others go through a pooler. Raises `UnsafeRole`.
+        """
+        options: dict[str, Any] = {"command_timeout": _COMMAND_TIMEOUT_SECONDS, "timeout": 10}
+        if not statement_cache:
+            options["statement_cache_size"] = 0
+        tenant_pool = await asyncpg.create_pool(app_dsn, min_size=1, max_size=pool_size, **options)
+        platform_pool = await asyncpg.create_pool(platform_dsn, min_size=1, max_size=pool_size, **options)
+        async with tenant_pool.acquire() as connection:
+            await check_role(connection, "QUANTUM_DATABASE_URL", "quantum_app")
+        async with platform_pool.acquire() as connection:
+            await check_role(connection, "QUANTUM_DATABASE_PLATFORM_URL", "quantum_platform")
+        wakeups = Wakeups(direct_dsn or platform_dsn)
+        group_commit = GroupCommit(
+            lambda: asyncpg.connect(app_dsn, **options), wakeups.appended, writers=writers
+        )
+        store = cls(tenant_pool, platform_pool, wakeups, group_commit)
+        store.platform_dsn = direct_dsn or platform_dsn
+        wakeups.start()
+        group_commit.start()
+        return store
+
+    async def close(self) -> None:
+        """Stops the writers and gives the connections back."""
+        await self.states.close()
+        await self.group_commit.close()
+        await self.wakeups.close()
+        for pool in (self.tenant_pool, self.platform_pool):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(5):
+                    await pool.close()
+            pool.terminate()
+
+    async def append(
+        self, tenant_id: TenantId, streams: Sequence[StreamAppend], *,
+        command_id: UUID, metadata: Metadata, claims: Sequence[Claim] = (),
+    ) -> Appended:  # fmt: skip
+        """Stores what one command says, whole or not at all; a command id seen before stores nothing and gives its events.
+
+        Raises what `GroupCommit.append` raises.
+        """
+        appended = await self.group_commit.append(Append(tenant_id, command_id, metadata, tuple(streams), tuple(claims)))
+        if not appended.repeated:
+            return appended
+        stored = await self.read_command(tenant_id, command_id)
+        versions = {event.stream_id: event.version for event in stored}
+        return replace(
+            appended, repeated=tuple(stored), position=max(event.position for event in stored),
+            positions=tuple(event.position for event in stored), versions=tuple(versions.values()),
+        )  # fmt: skip
+
+    async def read_stream(
+        self, tenant_id: TenantId, stream_id: StreamId, *, after: int = 0, to_version: int | None = None,
+        to_time: datetime | None = None, backward: bool = False, limit: int | None = None,
+    ) -> list[RecordedEvent]:  # fmt: skip
+        """Events of one stream with a version above `after`, up to a version or a time of recording, in either direction."""
+        until = _VERSION_MAX if to_version is None else to_version
+        rows = await self._fetch(
+            self.tenant_pool, _READ_STREAM, tenant_id, stream_id, after, until, to_time, backward, limit
+        )
+        return [RecordedEvent(*row) for row in rows]
+
+    async def read_command(self, tenant_id: TenantId, command_id: UUID) -> list[RecordedEvent]:
+        """The events a command stored, in its order; empty when it stored none."""
+        rows = await self._fetch(self.tenant_pool, _READ_COMMAND, tenant_id, command_id)
+        return [RecordedEvent(*row) for row in rows]
+
+    async def horizon(self) -> int:
+        """The position up to which the log is complete now (docs/adr/0002)."""
+        rows = await self._fetch(self.platform_pool, "SELECT quantum.log_horizon()")
+        self._horizon = max(self._horizon, rows[0][0])
+        return self._horizon
+
+    async def read_log(
+        self, after: int, *, limit: int, tenant_id: TenantId | None = None, topics: frozenset[str] | None = None
+    ) -> LogPage:
+        """Up to `limit` events after a position, never past the horizon; of one tenant (under its row-level security) or all.
+
+        A page with fewer events than `limit` has come to the horizon, and `next` says so.
+        """
+        horizon = self._horizon
+        if horizon <= after + limit:
+            horizon = await self.horizon()
+        if horizon <= after:
+            return LogPage([], after)
+        wanted = None if topics is None else sorted(topics)
+        if tenant_id is not None:
+            rows = await self._fetch(self.tenant_pool, _READ_LOG_OF_TENANT, tenant_id, after, horizon, wanted, limit)
+        elif wanted is None:
+            rows = await self._fetch(self.platform_pool, _READ_LOG, after, horizon, limit)
+        else:
+            rows = await self._fetch(self.platform_pool, _READ_LOG_OF_TOPICS, after, horizon, limit, wanted)
+        events = [RecordedEvent(*row) for row in rows]
+        return LogPage(events, events[-1].position if len(events) == limit else horizon)
+
+    async def subscribe(
+        self, *, after: int = 0, tenant_id: TenantId | None = None, topics: frozenset[str] | None = None,
+        batch_size: int = 500,
+    ) -> AsyncIterator[LogPage]:  # fmt: skip
+        """Catches up from `after`, then follows live. No event is skipped, each comes once, in log order.
+
+        Also yields pages without events when the position moved past events the filters leave out, so that a resume token
+        moves too. The reader sets the pace: nothing is read ahead of it. Goes on by itself when the database comes back.
+        """
+        while True:
+            generation = self.wakeups.generation
+            try:
+                page = await self.read_log(after, limit=batch_size, tenant_id=tenant_id, topics=topics)
+            except StoreUnavailable:
+                await self.wakeups.wait(_POLL_SECONDS)
+                continue
+            if page.next > after:
+                after = page.next
+                yield page
+            else:
+                await self.wakeups.wait(_POLL_SECONDS, since=generation)
+
+    async def load(self, tenant_id: TenantId, stream_id: StreamId, evolve: Callable[[S | None, Any], S]) -> Loaded[S]:
+        """The state of a stream now, folded from its events (from the cache or a snapshot where there is one)."""
+        return await self.states.load(tenant_id, stream_id, evolve)
+
+    async def _fetch(self, pool: Any, query: str, *arguments: Any) -> list[Any]:
+        try:
+            rows: list[Any] = await pool.fetch(query, *arguments)
+            return rows
+        except (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, TimeoutError,
+                asyncpg.OperatorInterventionError, asyncpg.InsufficientResourcesError) as fault:  # fmt: skip
+            raise StoreUnavailable(f"{StoreUnavailable.__doc__} ({type(fault).__name__})") from fault
