@@ -14,7 +14,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from domain import execution, intent, module, tenant
 
-
 DomainEvent = tenant.TenantEvent | intent.IntentEvent | module.ModuleEvent | execution.ExecutionEvent
 
 TOPICS: dict[str, type[Any]] = {

@@ -169,7 +169,11 @@ class GroupCommit:
         began = loop.time()
         try:
             row = await connection.fetchrow(_SQL, *_arguments(batch), timeout=STATEMENT_SECONDS_MAX)
-        except (asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError, asyncpg.InsufficientResourcesError):
+        except (
+            asyncpg.PostgresConnectionError,
+            asyncpg.OperatorInterventionError,
+            asyncpg.InsufficientResourcesError,
+        ):
             raise
         except asyncpg.PostgresError as fault:
             if len(batch) == 1:
@@ -259,7 +263,14 @@ def _events_in(append: Append) -> int:
 def _arguments(batch: list[_Pending]) -> tuple[list[Any], ...]:
     tenants, commands, metadata = [], [], []
     part_appends, part_streams, part_expected = [], [], []
-    event_parts, event_offsets, event_indexes, event_ids, event_topics, event_payloads = [], [], [], [], [], []
+    event_parts, event_offsets, event_indexes, event_ids, event_topics, event_payloads = (
+        [],
+        [],
+        [],
+        [],
+        [],
+        [],
+    )
     claim_appends, claim_scopes, claim_values, claim_streams, claim_takes = [], [], [], [], []
     for number, pending in enumerate(batch, start=1):
         append = pending.append

@@ -81,7 +81,11 @@ class StateCache:
         return loaded
 
     def keep(
-        self, tenant_id: TenantId, stream_id: StreamId, evolve: Callable[[S | None, Any], S], loaded: Loaded[S]
+        self,
+        tenant_id: TenantId,
+        stream_id: StreamId,
+        evolve: Callable[[S | None, Any], S],
+        loaded: Loaded[S],
     ) -> None:
         """Remembers a state that is certainly in the log, and takes a snapshot when the stream has grown enough."""
         key = (tenant_id, stream_id)

@@ -12,9 +12,16 @@ from uuid import UUID
 import asyncpg
 
 from domain.values import StreamId, TenantId
-
 from event_store.group_commit import GroupCommit
-from event_store.records import Append, Appended, Claim, Metadata, RecordedEvent, StoreUnavailable, StreamAppend
+from event_store.records import (
+    Append,
+    Appended,
+    Claim,
+    Metadata,
+    RecordedEvent,
+    StoreUnavailable,
+    StreamAppend,
+)
 from event_store.snapshots import Loaded, StateCache
 from event_store.tenancy import check_role
 from event_store.wakeups import Wakeups
@@ -78,9 +85,7 @@ class EventStore:
         async with platform_pool.acquire() as connection:
             await check_role(connection, "QUANTUM_DATABASE_PLATFORM_URL", "quantum_platform")
         wakeups = Wakeups(direct_dsn or platform_dsn)
-        group_commit = GroupCommit(
-            lambda: asyncpg.connect(app_dsn, **options), wakeups.appended, writers=writers
-        )
+        group_commit = GroupCommit(lambda: asyncpg.connect(app_dsn, **options), wakeups.appended, writers=writers)
         store = cls(tenant_pool, platform_pool, wakeups, group_commit)
         store.platform_dsn = direct_dsn or platform_dsn
         wakeups.start()
@@ -106,7 +111,9 @@ class EventStore:
 
         Raises what `GroupCommit.append` raises.
         """
-        appended = await self.group_commit.append(Append(tenant_id, command_id, metadata, tuple(streams), tuple(claims)))
+        appended = await self.group_commit.append(
+            Append(tenant_id, command_id, metadata, tuple(streams), tuple(claims))
+        )
         if not appended.repeated:
             return appended
         stored = await self.read_command(tenant_id, command_id)
@@ -139,7 +146,12 @@ class EventStore:
         return self._horizon
 
     async def read_log(
-        self, after: int, *, limit: int, tenant_id: TenantId | None = None, topics: frozenset[str] | None = None
+        self,
+        after: int,
+        *,
+        limit: int,
+        tenant_id: TenantId | None = None,
+        topics: frozenset[str] | None = None,
     ) -> LogPage:
         """Up to `limit` events after a position, never past the horizon; of one tenant (under its row-level security) or all.
 

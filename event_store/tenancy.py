@@ -5,8 +5,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import asyncpg
-
 from domain.values import TenantId
 
 
@@ -22,7 +20,7 @@ async def tenant_connection(pool: Any, tenant_id: TenantId) -> AsyncIterator[Any
         yield connection
 
 
-async def check_role(connection: asyncpg.Connection[asyncpg.Record], variable: str, role: str) -> None:
+async def check_role(connection: Any, variable: str, role: str) -> None:
     """Raises `UnsafeRole` unless the login works as `role` and can neither bypass row-level security nor own the log."""
     row = await connection.fetchrow(
         "SELECT current_user AS name, session_user AS login, bool_or(r.rolsuper) AS is_super,"
@@ -39,6 +37,8 @@ async def check_role(connection: asyncpg.Connection[asyncpg.Record], variable: s
         what = "a superuser" if row["is_super"] else "a role with BYPASSRLS"
         raise UnsafeRole(f"{variable} logs in as {row['login']}, {what}: row-level security would not hold. {way_out}")
     if row["owns"]:
-        raise UnsafeRole(f"{variable} logs in as {row['login']}, which owns the tables or can become their owner. {way_out}")
+        raise UnsafeRole(
+            f"{variable} logs in as {row['login']}, which owns the tables or can become their owner. {way_out}"
+        )
     if not row["is_member"]:
         raise UnsafeRole(f"{variable} logs in as {row['login']}, which is not a member of {role}. {way_out}")

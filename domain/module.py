@@ -1,0 +1,110 @@
+# intent_ref: domain.module
+"""A tenant's modules: which module carries out which action, and how it is reached."""
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Literal, assert_never
+
+from domain.values import ActionName, ModuleName
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often an attempt may be made, and how long to wait between: `initial * backoff^(n-1)` seconds, at most `cap`."""
+
+    attempts_max: int = 1
+    initial_seconds: float = 1.0
+    backoff: float = 2.0
+    cap_seconds: float = 60.0
+
+    def delay_seconds(self, attempt: int) -> float:
+        """Seconds to wait after attempt number `attempt` (the first is 1) has failed."""
+        return min(self.cap_seconds, self.initial_seconds * self.backoff ** min(attempt - 1, 64))
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """What a module can do. Schemas are JSON Schemas; `timeout_seconds` and `retry` hold where a step says nothing."""
+
+    name: ActionName
+    input_schema: dict[str, Any] | None = None
+    output_schema: dict[str, Any] | None = None
+    timeout_seconds: float | None = None
+    retry: RetryPolicy | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Transport:
+    """How a module is reached: `http` at `url`, or `in-process` as the plug-in named `plugin`."""
+
+    kind: Literal["http", "in-process"]
+    url: str | None = None
+    plugin: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleRegistered:
+    name: ModuleName
+    actions: tuple[Action, ...]
+    transport: Transport
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleChanged:
+    name: ModuleName
+    actions: tuple[Action, ...]
+    transport: Transport
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleRemoved:
+    name: ModuleName
+    at: datetime
+
+
+ModuleEvent = ModuleRegistered | ModuleChanged | ModuleRemoved
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A registered module."""
+
+    name: ModuleName
+    actions: tuple[Action, ...]
+    transport: Transport
+    created_at: datetime
+    updated_at: datetime
+
+    def action(self, name: str) -> Action | None:
+        """The action of that name, if the module has it."""
+        return next((action for action in self.actions if action.name == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Modules:
+    """All modules of a tenant, by name."""
+
+    by_name: dict[str, Module]
+
+    def with_action(self, action: str) -> Module | None:
+        """The module that carries out `action`."""
+        return next((module for module in self.by_name.values() if module.action(action)), None)
+
+
+def evolve(state: Modules | None, event: ModuleEvent) -> Modules:
+    """The tenant's modules after `event`."""
+    known = dict(state.by_name) if state is not None else {}
+    match event:
+        case ModuleRegistered():
+            known[event.name] = Module(event.name, event.actions, event.transport, event.at, event.at)
+        case ModuleChanged():
+            known[event.name] = replace(
+                known[event.name], actions=event.actions, transport=event.transport, updated_at=event.at
+            )
+        case ModuleRemoved():
+            del known[event.name]
+        case _:
+            assert_never(event)
+    return Modules(known)
