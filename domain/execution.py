@@ -209,9 +209,7 @@ def evolve(state: Execution | None, event: ExecutionEvent) -> Execution:
             )  # fmt: skip
             return _with_run(state, event.step, run, event.at)
         case StepFailed():
-            run = replace(
-                state.runs[event.step], status="failed", error=event.error, due_at=None, completed_at=event.at
-            )
+            run = replace(state.runs[event.step], status="failed", error=event.error, due_at=None, completed_at=event.at)
             return _with_run(state, event.step, run, event.at)
         case ExecutionCompleted():
             return replace(state, status="completed", completed_at=event.at, updated_at=event.at)

@@ -100,9 +100,7 @@ def evolve(state: Modules | None, event: ModuleEvent) -> Modules:
         case ModuleRegistered():
             known[event.name] = Module(event.name, event.actions, event.transport, event.at, event.at)
         case ModuleChanged():
-            known[event.name] = replace(
-                known[event.name], actions=event.actions, transport=event.transport, updated_at=event.at
-            )
+            known[event.name] = replace(known[event.name], actions=event.actions, transport=event.transport, updated_at=event.at)
         case ModuleRemoved():
             del known[event.name]
         case _:

@@ -60,9 +60,7 @@ class TenantUnknown(Refusal):
     code = "tenant-unknown"
 
     def __init__(self, tenant_id: str) -> None:
-        super().__init__(
-            f"The tenant {tenant_id!r} is not registered. A platform-admin registers it with POST /api/v1/tenants."
-        )
+        super().__init__(f"The tenant {tenant_id!r} is not registered. A platform-admin registers it with POST /api/v1/tenants.")
         self.tenant_id = tenant_id
 
 
@@ -70,9 +68,7 @@ class TenantIsSuspended(Refusal):
     code = "tenant-suspended"
 
     def __init__(self, tenant_id: str) -> None:
-        super().__init__(
-            f"The tenant {tenant_id!r} is suspended: it can be read, not changed, until it is reactivated."
-        )
+        super().__init__(f"The tenant {tenant_id!r} is suspended: it can be read, not changed, until it is reactivated.")
         self.tenant_id = tenant_id
 
 
@@ -80,9 +76,7 @@ class IntentNameTaken(Refusal):
     code = "intent-name-taken"
 
     def __init__(self, name: str) -> None:
-        super().__init__(
-            f"Another intent of this tenant is named {name!r}. Choose another name, or archive that intent."
-        )
+        super().__init__(f"Another intent of this tenant is named {name!r}. Choose another name, or archive that intent.")
         self.name = name
 
 

@@ -78,9 +78,7 @@ async def pending(connection: asyncpg.Connection[asyncpg.Record]) -> list[str]:
     applied = await _applied(connection)
     known = migrations()
     if newer := sorted(set(applied) - {number for number, _, _ in known}):
-        raise MigrationError(
-            f"The database has migration {newer[-1]}, which this release does not know: upgrade Quantum."
-        )
+        raise MigrationError(f"The database has migration {newer[-1]}, which this release does not know: upgrade Quantum.")
     return [name for number, name, _ in known if number not in applied]
 
 
@@ -93,6 +91,4 @@ async def _applied(connection: asyncpg.Connection[asyncpg.Record]) -> dict[int, 
 
 def _hold_against(checksum: str, name: str, sql: str) -> None:
     if checksum != _checksum(sql):
-        raise MigrationError(
-            f"{name} has changed since it was applied: restore it, and put the change in a new migration."
-        )
+        raise MigrationError(f"{name} has changed since it was applied: restore it, and put the change in a new migration.")

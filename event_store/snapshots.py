@@ -59,9 +59,7 @@ class StateCache:
         known = self._states.get((tenant_id, stream_id))
         loaded: Loaded[S] = known if known is not None else Loaded(None, 0)
         while True:
-            events = await self._store.read_stream(
-                tenant_id, stream_id, after=loaded.version, limit=SNAPSHOT_EVERY_VERSIONS
-            )
+            events = await self._store.read_stream(tenant_id, stream_id, after=loaded.version, limit=SNAPSHOT_EVERY_VERSIONS)
             if not events:
                 break
             if known is None and len(events) == SNAPSHOT_EVERY_VERSIONS:

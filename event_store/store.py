@@ -111,9 +111,7 @@ class EventStore:
 
         Raises what `GroupCommit.append` raises.
         """
-        appended = await self.group_commit.append(
-            Append(tenant_id, command_id, metadata, tuple(streams), tuple(claims))
-        )
+        appended = await self.group_commit.append(Append(tenant_id, command_id, metadata, tuple(streams), tuple(claims)))
         if not appended.repeated:
             return appended
         stored = await self.read_command(tenant_id, command_id)
@@ -129,9 +127,7 @@ class EventStore:
     ) -> list[RecordedEvent]:  # fmt: skip
         """Events of one stream with a version above `after`, up to a version or a time of recording, in either direction."""
         until = _VERSION_MAX if to_version is None else to_version
-        rows = await self._fetch(
-            self.tenant_pool, _READ_STREAM, tenant_id, stream_id, after, until, to_time, backward, limit
-        )
+        rows = await self._fetch(self.tenant_pool, _READ_STREAM, tenant_id, stream_id, after, until, to_time, backward, limit)
         return [RecordedEvent(*row) for row in rows]
 
     async def read_command(self, tenant_id: TenantId, command_id: UUID) -> list[RecordedEvent]:

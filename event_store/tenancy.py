@@ -37,8 +37,6 @@ async def check_role(connection: Any, variable: str, role: str) -> None:
         what = "a superuser" if row["is_super"] else "a role with BYPASSRLS"
         raise UnsafeRole(f"{variable} logs in as {row['login']}, {what}: row-level security would not hold. {way_out}")
     if row["owns"]:
-        raise UnsafeRole(
-            f"{variable} logs in as {row['login']}, which owns the tables or can become their owner. {way_out}"
-        )
+        raise UnsafeRole(f"{variable} logs in as {row['login']}, which owns the tables or can become their owner. {way_out}")
     if not row["is_member"]:
         raise UnsafeRole(f"{variable} logs in as {row['login']}, which is not a member of {role}. {way_out}")
