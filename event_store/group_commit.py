@@ -11,9 +11,9 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
-import asyncpg
 import structlog
 
+from event_store.faults import DATABASE_AWAY
 from event_store.records import (
     Append,
     Appended,
@@ -27,10 +27,13 @@ from event_store.records import (
 
 _SQL = """
 SELECT * FROM quantum.append_events(
-    $1::text[], $2::uuid[], $3::text[], $4::int[], $5::text[], $6::int[], $7::int[], $8::int[], $9::int[],
-    $10::uuid[], $11::text[], $12::bytea[], $13::int[], $14::text[], $15::text[], $16::text[], $17::bool[])
+    $1::text[], $2::uuid[], $3::int[], $4::text[], $5::text[], $6::int[],
+    $7::int[], $8::int[], $9::int[], $10::int[], $11::text[], $12::text[], $13::uuid[],
+    $14::uuid[], $15::text[], $16::text[], $17::bytea[],
+    $18::int[], $19::text[], $20::text[], $21::text[], $22::text[], $23::bool[])
 """
 APPENDS_MAX = 256
+SHARED_ABOVE = 24
 EVENTS_MAX = 4096
 APPEND_BYTES_MAX = 64 << 20
 QUEUE_MAX = 20_000
@@ -75,6 +78,7 @@ class GroupCommit:
         self._queue: deque[_Pending] = deque()
         self._in_flight: set[Hashable] = set()
         self._work = asyncio.Event()
+        self._idle = 0
         self._tasks: list[asyncio.Task[None]] = []
         self.statistics = Statistics()
 
@@ -116,8 +120,7 @@ class GroupCommit:
                         connection = await self._connect()
                     await self._commit(connection, batch)
                     pause = 0.05
-                except (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, TimeoutError,
-                        asyncpg.OperatorInterventionError, asyncpg.InsufficientResourcesError) as fault:  # fmt: skip
+                except DATABASE_AWAY as fault:
                     log.warning("an append batch met a database fault; it is sent again", fault=repr(fault))
                     if connection is not None:
                         connection.terminate()
@@ -139,7 +142,11 @@ class GroupCommit:
             if batch:
                 return batch
             self._work.clear()
-            await self._work.wait()
+            self._idle += 1
+            try:
+                await self._work.wait()
+            finally:
+                self._idle -= 1
 
     def _take(self) -> list[_Pending]:
         """The oldest appends that share nothing with each other, with a batch in flight, or with an older one left behind."""
@@ -147,7 +154,8 @@ class GroupCommit:
         left: list[_Pending] = []
         held_back: set[Hashable] = set()
         events = 0
-        while self._queue and len(batch) < APPENDS_MAX and len(left) < APPENDS_MAX * 4:
+        most = self._share()
+        while self._queue and len(batch) < most and len(left) < APPENDS_MAX * 4:
             pending = self._queue.popleft()
             if pending.answer.done():
                 continue
@@ -164,18 +172,24 @@ class GroupCommit:
         self._queue.extendleft(reversed(left))
         return batch
 
+    def _share(self) -> int:
+        """How many appends one writer may take: all that wait, or its share when other writers are idle and there is plenty.
+
+        Two smaller batches under way at once keep the database busy while this process prepares and answers the other.
+        """
+        waiting = len(self._queue)
+        if waiting <= SHARED_ABOVE or self._idle == 0:
+            return APPENDS_MAX
+        return min(APPENDS_MAX, -(-waiting // (self._idle + 1)))
+
     async def _commit(self, connection: Any, batch: list[_Pending]) -> None:
         loop = asyncio.get_running_loop()
         began = loop.time()
         try:
             row = await connection.fetchrow(_SQL, *_arguments(batch), timeout=STATEMENT_SECONDS_MAX)
-        except (
-            asyncpg.PostgresConnectionError,
-            asyncpg.OperatorInterventionError,
-            asyncpg.InsufficientResourcesError,
-        ):
-            raise
-        except asyncpg.PostgresError as fault:
+        except Exception as fault:
+            if isinstance(fault, DATABASE_AWAY) and not isinstance(fault, ValueError):
+                raise
             if len(batch) == 1:
                 _answer_error(batch[0], fault)
                 return
@@ -188,7 +202,7 @@ class GroupCommit:
     def _answer(self, batch: list[_Pending], row: Any) -> None:
         busy, repeated = set(row["busy"] or ()), set(row["repeated"] or ())
         conflicted, claimed = set(row["conflicted"] or ()), set(row["claimed"] or ())
-        heads, positions = row["heads"], row["positions"] or ()
+        heads, positions = row["heads"], sorted(row["positions"] or ())
         part = first = 0
         for number, pending in enumerate(batch, start=1):
             streams = pending.append.streams
@@ -261,47 +275,30 @@ def _events_in(append: Append) -> int:
 
 
 def _arguments(batch: list[_Pending]) -> tuple[list[Any], ...]:
-    tenants, commands, metadata = [], [], []
-    part_appends, part_streams, part_expected = [], [], []
-    event_parts, event_offsets, event_indexes, event_ids, event_topics, event_payloads = (
-        [],
-        [],
-        [],
-        [],
-        [],
-        [],
-    )
-    claim_appends, claim_scopes, claim_values, claim_streams, claim_takes = [], [], [], [], []
+    """The arrays of `append_events`, in its order: appends, their parts, their events, their claims."""
+    appends: list[tuple[Any, ...]] = []
+    parts: list[tuple[Any, ...]] = []
+    events: list[tuple[Any, ...]] = []
+    claims: list[tuple[Any, ...]] = []
     for number, pending in enumerate(batch, start=1):
         append = pending.append
-        tenants.append(append.tenant_id)
-        commands.append(append.command_id)
-        metadata.append(metadata_bytes(append.metadata).decode())
+        tenant, command = append.tenant_id, append.command_id
+        appends.append((tenant, command))
+        metadata = metadata_bytes(append.metadata).decode()
         index = 0
         for stream in append.streams:
-            part_appends.append(number)
-            part_streams.append(stream.stream_id)
-            part_expected.append(stream.expected)
-            part = len(part_appends)
-            for offset, event in enumerate(stream.events, start=1):
-                event_parts.append(part)
-                event_offsets.append(offset)
-                event_indexes.append(index)
-                event_ids.append(event.event_id)
-                event_topics.append(event.topic)
-                event_payloads.append(event.payload)
+            parts.append((number, tenant, stream.stream_id, stream.expected))
+            part, stream_id = len(parts), stream.stream_id
+            for offset, new in enumerate(stream.events, start=1):
+                events.append((number, part, offset, index, tenant, stream_id, command, new.event_id, new.topic, metadata,
+                               new.payload))  # fmt: skip
                 index += 1
-        for claim in append.claims:
-            claim_appends.append(number)
-            claim_scopes.append(claim.scope)
-            claim_values.append(claim.value)
-            claim_streams.append(claim.stream_id)
-            claim_takes.append(claim.takes)
-    return (
-        tenants, commands, metadata, part_appends, part_streams, part_expected,
-        event_parts, event_offsets, event_indexes, event_ids, event_topics, event_payloads,
-        claim_appends, claim_scopes, claim_values, claim_streams, claim_takes,
-    )  # fmt: skip
+        claims.extend((number, tenant, claim.scope, claim.value, claim.stream_id, claim.takes) for claim in append.claims)
+    return (*_columns(appends, 2), *_columns(parts, 4), *_columns(events, 11), *_columns(claims, 6))
+
+
+def _columns(rows: list[tuple[Any, ...]], width: int) -> list[list[Any]]:
+    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(width)]
 
 
 def _conflict(append: Append, heads: list[int]) -> VersionConflict:

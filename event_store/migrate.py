@@ -73,7 +73,7 @@ async def migrate(owner_dsn: str, report: Callable[[str], None] = lambda name: N
         await connection.close()
 
 
-async def pending(connection: asyncpg.Connection[asyncpg.Record]) -> list[str]:
+async def pending(connection: "asyncpg.Connection[asyncpg.Record]") -> list[str]:
     """Names of the migrations this database lacks; raises `MigrationError` when it is newer than this release."""
     applied = await _applied(connection)
     known = migrations()
@@ -82,7 +82,7 @@ async def pending(connection: asyncpg.Connection[asyncpg.Record]) -> list[str]:
     return [name for number, name, _ in known if number not in applied]
 
 
-async def _applied(connection: asyncpg.Connection[asyncpg.Record]) -> dict[int, str]:
+async def _applied(connection: "asyncpg.Connection[asyncpg.Record]") -> dict[int, str]:
     if await connection.fetchval("SELECT to_regclass('quantum.schema_migrations')") is None:
         return {}
     rows = await connection.fetch("SELECT number, checksum FROM quantum.schema_migrations")

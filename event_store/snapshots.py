@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_type_hints
 
-import asyncpg
 import orjson
 import structlog
 from pydantic import TypeAdapter
 
 from domain.values import StreamId, TenantId
+from event_store.faults import DATABASE_FAULTS
 
 if TYPE_CHECKING:
     from event_store.store import EventStore
@@ -53,6 +53,10 @@ class StateCache:
         for task in self._snapshots:
             task.cancel()
         await asyncio.gather(*self._snapshots, return_exceptions=True)
+
+    def cached(self, tenant_id: TenantId, stream_id: StreamId) -> Loaded[Any] | None:
+        """The state as this process saw it last; others may have moved on since."""
+        return self._states.get((tenant_id, stream_id))
 
     async def load(self, tenant_id: TenantId, stream_id: StreamId, evolve: Callable[[S | None, Any], S]) -> Loaded[S]:
         """The state now: what is cached, plus the events after it."""
@@ -114,7 +118,7 @@ class StateCache:
                     " WHERE kept.version < excluded.version OR kept.shape <> excluded.shape",
                     tenant_id, stream_id, loaded.version, shape, data,
                 )  # fmt: skip
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as fault:
+        except DATABASE_FAULTS as fault:
             log.warning("a snapshot was not taken; loading reads more events until the next", fault=repr(fault))
 
     async def _snapshot(self, tenant_id: TenantId, stream_id: StreamId, evolve: Any) -> Loaded[Any] | None:

@@ -15,6 +15,8 @@ from typing import Any
 import asyncpg
 import structlog
 
+from event_store.faults import DATABASE_FAULTS
+
 _CHANNEL = "quantum_log"
 _SIGNAL_INTERVAL_SECONDS = 0.003
 _RECONNECT_SECONDS_MAX = 5.0
@@ -84,7 +86,7 @@ class Wakeups:
                 self._wake()
                 pause = 0.1
                 await self._signal(connection)
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as fault:
+            except DATABASE_FAULTS as fault:
                 log.warning("wake-ups are lost until the database answers; readers poll meanwhile", fault=repr(fault))
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _RECONNECT_SECONDS_MAX)
@@ -92,10 +94,12 @@ class Wakeups:
                 if connection is not None:
                     connection.terminate()
 
-    async def _signal(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    async def _signal(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
         while True:
+            # Not asyncio.wait_for: before Python 3.12 it may swallow the cancellation that `close` sends.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._unsignalled.wait(), timeout=10)
+                async with asyncio.timeout(10):
+                    await self._unsignalled.wait()
             if self._unsignalled.is_set():
                 self._unsignalled.clear()
                 await connection.execute(f"NOTIFY {_CHANNEL}, '{self._identity}'", timeout=10)

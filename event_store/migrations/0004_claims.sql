@@ -13,8 +13,8 @@ ALTER TABLE quantum.claims FORCE ROW LEVEL SECURITY;
 CREATE POLICY tenant_rows ON quantum.claims FOR SELECT TO quantum_app
     USING (tenant_id = (SELECT quantum.current_tenant()));
 CREATE POLICY batch_rows ON quantum.claims TO quantum_log_writer
-    USING (tenant_id = ANY ((SELECT quantum.batch_tenants())::text[]))
-    WITH CHECK (tenant_id = ANY ((SELECT quantum.batch_tenants())::text[]));
+    USING ((SELECT quantum.batch_tenants()) @> ARRAY[tenant_id])
+    WITH CHECK ((SELECT quantum.batch_tenants()) @> ARRAY[tenant_id]);
 
 GRANT SELECT ON quantum.claims TO quantum_app;
 GRANT SELECT, INSERT, DELETE ON quantum.claims TO quantum_log_writer;

@@ -9,12 +9,17 @@
 -- 2. Stream, command and claim are locked by *trying*: whoever comes second is told `busy` and comes again, so nobody
 --    waits for a stranger's transaction, and there are no deadlocks. Under these locks the checks below are final.
 -- 3. Heads, repeated commands and taken claims are looked up; refused appends are left out of the insert.
+--
+-- Every array carries what its rows need (tenant, stream), so that nothing is joined, and every lookup is a scalar subquery,
+-- so that its plan is an index scan whatever the statistics say; one generic plan serves all calls.
 CREATE FUNCTION quantum.append_events(
-    append_tenants text[], append_commands uuid[], append_metadata text[],
-    part_appends integer[], part_streams text[], part_expected integer[],
-    event_parts integer[], event_offsets integer[], event_indexes integer[],
-    event_ids uuid[], event_topics text[], event_payloads bytea[],
-    claim_appends integer[], claim_scopes text[], claim_values text[], claim_streams text[], claim_takes boolean[],
+    append_tenants text[], append_commands uuid[],
+    part_appends integer[], part_tenants text[], part_streams text[], part_expected integer[],
+    event_appends integer[], event_parts integer[], event_offsets integer[], event_indexes integer[],
+    event_tenants text[], event_streams text[], event_commands uuid[],
+    event_ids uuid[], event_topics text[], event_metadata text[], event_payloads bytea[],
+    claim_appends integer[], claim_tenants text[], claim_scopes text[], claim_values text[], claim_streams text[],
+    claim_takes boolean[],
     OUT busy integer[],         -- appends to be tried again
     OUT repeated integer[],     -- appends whose command is in the log already
     OUT conflicted integer[],   -- appends of which a part expected another version
@@ -25,6 +30,7 @@ CREATE FUNCTION quantum.append_events(
 )
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
+    SET plan_cache_mode = force_generic_plan
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -35,81 +41,79 @@ BEGIN
     PERFORM pg_advisory_xact_lock_shared(20821::bigint << 48 | position_floor);
     PERFORM set_config('app.batch_tenants', append_tenants::text, true);
 
-    SELECT array_agg(DISTINCT tried.append) INTO busy FROM (
-        SELECT part.append, 'stream/' || tenant.id || '/' || part.stream AS resource
-          FROM unnest(part_appends, part_streams) AS part (append, stream)
-          JOIN unnest(append_tenants) WITH ORDINALITY AS tenant (id, append) USING (append)
+    SELECT array_agg(tried.append) INTO busy FROM (
+        SELECT part.append, 'stream/' || part.tenant || '/' || part.stream AS resource
+          FROM unnest(part_appends, part_tenants, part_streams) AS part (append, tenant, stream)
         UNION ALL
         SELECT command.append, 'command/' || command.tenant || '/' || command.id
           FROM unnest(append_tenants, append_commands) WITH ORDINALITY AS command (tenant, id, append)
         UNION ALL
-        SELECT claim.append, 'claim/' || tenant.id || '/' || claim.scope || '/' || claim.value
-          FROM unnest(claim_appends, claim_scopes, claim_values) AS claim (append, scope, value)
-          JOIN unnest(append_tenants) WITH ORDINALITY AS tenant (id, append) USING (append)
+        SELECT claim.append, 'claim/' || claim.tenant || '/' || claim.scope || '/' || claim.value
+          FROM unnest(claim_appends, claim_tenants, claim_scopes, claim_values) AS claim (append, tenant, scope, value)
     ) AS tried
     WHERE NOT pg_try_advisory_xact_lock(20822, hashtext(tried.resource));
 
+    -- The locks are held from here on, and each statement below takes its own snapshot: what it sees stays true.
     SELECT array_agg(stream.head ORDER BY stream.part),
-           array_agg(DISTINCT stream.append) FILTER (WHERE stream.expected >= 0 AND stream.expected <> stream.head)
+           array_agg(stream.append) FILTER (WHERE stream.expected >= 0 AND stream.expected <> stream.head)
       INTO heads, conflicted
       FROM (
         SELECT part.number AS part, part.append, part.expected,
                coalesce((SELECT event.version FROM quantum.events AS event
-                          WHERE event.tenant_id = tenant.id AND event.stream_id = part.stream
+                          WHERE event.tenant_id = part.tenant AND event.stream_id = part.stream
                           ORDER BY event.version DESC LIMIT 1), 0) AS head
-          FROM unnest(part_appends, part_streams, part_expected) WITH ORDINALITY AS part (append, stream, expected, number)
-          JOIN unnest(append_tenants) WITH ORDINALITY AS tenant (id, append) USING (append)
+          FROM unnest(part_appends, part_tenants, part_streams, part_expected)
+               WITH ORDINALITY AS part (append, tenant, stream, expected, number)
       ) AS stream;
 
-    SELECT array_agg(command.append) INTO repeated
-      FROM unnest(append_tenants, append_commands) WITH ORDINALITY AS command (tenant, id, append)
-     WHERE EXISTS (SELECT FROM quantum.events AS event
-                    WHERE event.tenant_id = command.tenant AND event.command_id = command.id AND event.command_index = 0);
+    SELECT array_agg(command.append) FILTER (WHERE command.is_stored) INTO repeated
+      FROM (
+        SELECT sent.append,
+               (SELECT true FROM quantum.events AS event
+                 WHERE event.tenant_id = sent.tenant AND event.command_id = sent.id AND event.command_index = 0
+                 LIMIT 1) AS is_stored
+          FROM unnest(append_tenants, append_commands) WITH ORDINALITY AS sent (tenant, id, append)
+      ) AS command;
 
     IF cardinality(claim_appends) > 0 THEN
-        SELECT array_agg(DISTINCT claim.append) INTO claimed
-          FROM unnest(claim_appends, claim_scopes, claim_values, claim_streams, claim_takes)
-               AS claim (append, scope, value, stream, takes)
-          JOIN unnest(append_tenants) WITH ORDINALITY AS tenant (id, append) USING (append)
-          JOIN quantum.claims AS held
-            ON held.tenant_id = tenant.id AND held.scope = claim.scope AND held.value = claim.value
-         WHERE claim.takes AND held.stream_id <> claim.stream;
+        SELECT array_agg(claim.append) FILTER (WHERE claim.takes AND claim.holder <> claim.stream) INTO claimed
+          FROM (
+            SELECT wanted.append, wanted.takes, wanted.stream,
+                   (SELECT held.stream_id FROM quantum.claims AS held
+                     WHERE held.tenant_id = wanted.tenant AND held.scope = wanted.scope AND held.value = wanted.value
+                     LIMIT 1) AS holder
+              FROM unnest(claim_appends, claim_tenants, claim_scopes, claim_values, claim_streams, claim_takes)
+                   AS wanted (append, tenant, scope, value, stream, takes)
+          ) AS claim;
     END IF;
 
-    refused := busy || repeated || conflicted || claimed;
+    refused := coalesce(busy || repeated || conflicted || claimed, '{}');
 
     WITH inserted AS (
         INSERT INTO quantum.events
                (event_id, command_id, command_index, version, tenant_id, stream_id, topic, metadata, payload)
-        SELECT event.id, append.command, event.index, heads[event.part] + event.version,
-               append.tenant, part.stream, event.topic, append.metadata::json, event.payload
-          FROM unnest(event_parts, event_offsets, event_indexes, event_ids, event_topics, event_payloads)
-               WITH ORDINALITY AS event (part, version, index, id, topic, payload, number)
-          JOIN unnest(part_appends, part_streams) WITH ORDINALITY AS part (append, stream, number)
-            ON part.number = event.part
-          JOIN unnest(append_tenants, append_commands, append_metadata) WITH ORDINALITY
-               AS append (tenant, command, metadata, number)
-            ON append.number = part.append
-         WHERE refused IS NULL OR append.number <> ALL (refused)
-         ORDER BY event.number
+        SELECT event.id, event.command, event.index, heads[event.part] + event.version,
+               event.tenant, event.stream, event.topic, event.metadata::json, event.payload
+          FROM unnest(event_appends, event_parts, event_offsets, event_indexes, event_tenants, event_streams,
+                      event_commands, event_ids, event_topics, event_metadata, event_payloads)
+               AS event (append, part, version, index, tenant, stream, command, id, topic, metadata, payload)
+         WHERE event.append <> ALL (refused)
         RETURNING quantum.events.position
     )
-    SELECT array_agg(inserted.position ORDER BY inserted.position), now() INTO positions, recorded_at FROM inserted;
+    SELECT array_agg(inserted.position), now() INTO positions, recorded_at FROM inserted;
 
     IF cardinality(claim_appends) > 0 THEN
         DELETE FROM quantum.claims AS held
-         USING unnest(claim_appends, claim_scopes, claim_values, claim_streams, claim_takes)
-               AS claim (append, scope, value, stream, takes)
-          JOIN unnest(append_tenants) WITH ORDINALITY AS tenant (id, append) USING (append)
-         WHERE NOT claim.takes AND (refused IS NULL OR claim.append <> ALL (refused))
-           AND held.tenant_id = tenant.id AND held.scope = claim.scope AND held.value = claim.value
+         USING unnest(claim_appends, claim_tenants, claim_scopes, claim_values, claim_streams, claim_takes)
+               AS claim (append, tenant, scope, value, stream, takes)
+         WHERE NOT claim.takes AND claim.append <> ALL (refused)
+           AND held.tenant_id = claim.tenant AND held.scope = claim.scope AND held.value = claim.value
            AND held.stream_id = claim.stream;
         INSERT INTO quantum.claims (tenant_id, scope, value, stream_id)
-        SELECT tenant.id, claim.scope, claim.value, claim.stream
-          FROM unnest(claim_appends, claim_scopes, claim_values, claim_streams, claim_takes)
-               AS claim (append, scope, value, stream, takes)
-          JOIN unnest(append_tenants) WITH ORDINALITY AS tenant (id, append) USING (append)
-         WHERE claim.takes AND (refused IS NULL OR claim.append <> ALL (refused))
+        SELECT claim.tenant, claim.scope, claim.value, claim.stream
+          FROM unnest(claim_appends, claim_tenants, claim_scopes, claim_values, claim_streams, claim_takes)
+               AS claim (append, tenant, scope, value, stream, takes)
+         WHERE claim.takes AND claim.append <> ALL (refused)
             ON CONFLICT (tenant_id, scope, value) DO NOTHING;
     END IF;
 END

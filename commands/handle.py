@@ -1,0 +1,277 @@
+# intent_ref: commands.shell
+"""The one shell: load, fold, decide, append; again on a conflict. The only caller of `EventStore.append`.
+
+What is cached is tried first: an append carries the version it was decided on, so a stale state can only conflict, never
+slip through. A refusal, or a decision to do nothing, is never taken on cached state: then the log is asked.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic, TypeVar, cast, overload
+from uuid import UUID
+
+from commands import execution as execution_commands
+from commands import intent as intent_commands
+from commands import module as module_commands
+from commands import tenant as tenant_commands
+from commands.execution import ExecutionCommand, StartExecution
+from commands.intent import CreateIntent, IntentCommand
+from commands.module import ModuleCommand
+from commands.tenant import TenantCommand
+from domain import execution, intent, module, tenant
+from domain.definition import Rules
+from domain.execution import Execution
+from domain.intent import Intent
+from domain.module import Modules
+from domain.refusals import IntentNameTaken, NotFound, Refusal
+from domain.tenant import Tenant
+from domain.values import StreamId, TenantId, execution_stream, intent_stream, modules_stream, tenant_stream
+from event_store import codec
+from event_store.ids import uuid7
+from event_store.records import (
+    NO_STREAM,
+    Claim,
+    ClaimTaken,
+    Metadata,
+    NewEvent,
+    RecordedEvent,
+    StreamAppend,
+    StreamBusy,
+    VersionConflict,
+)
+from event_store.snapshots import Loaded
+from event_store.store import EventStore
+
+S = TypeVar("S")
+ATTEMPTS_MAX = 16
+NAME_SCOPE = "intent-name"
+
+
+class IdempotencyKeyReused(Refusal):
+    """The idempotency key was used for another request: use a new key for a new request."""
+
+    code = "idempotency-key-reused"
+
+    def __init__(self) -> None:
+        super().__init__(self.__doc__)
+
+
+@dataclass(frozen=True, slots=True)
+class Shell:
+    """What every command needs: the log, the modules that come with the platform, and the rules of definitions."""
+
+    store: EventStore
+    builtin: Modules
+    rules: Rules
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """Whose command it is, which one, and why. The same `command_id` again has no second effect and gets the first answer.
+
+    `request_hash` tells a repeat from another request under the same id.
+    """
+
+    tenant_id: TenantId
+    command_id: UUID
+    actor: str
+    correlation_id: str
+    causation_id: str | None = None
+    traceparent: str | None = None
+    request_hash: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome(Generic[S]):
+    """The state right after the command, its stream's version, and a log position that covers what it stored."""
+
+    state: S
+    version: int
+    position: int
+    replayed: bool
+
+
+Command = TenantCommand | IntentCommand | ModuleCommand | ExecutionCommand
+
+
+@overload
+async def handle(shell: Shell, command: TenantCommand, envelope: Envelope) -> Outcome[Tenant]: ...
+@overload
+async def handle(shell: Shell, command: IntentCommand, envelope: Envelope) -> Outcome[Intent]: ...
+@overload
+async def handle(shell: Shell, command: ModuleCommand, envelope: Envelope) -> Outcome[Modules]: ...
+@overload
+async def handle(shell: Shell, command: ExecutionCommand, envelope: Envelope) -> Outcome[Execution]: ...
+async def handle(shell: Shell, command: Command, envelope: Envelope) -> Outcome[Any]:
+    """Obeys `command` once and answers with what it led to.
+
+    Raises a `Refusal` where the rules forbid it; `StreamBusy` and `StoreUnavailable` where it may be sent again.
+    """
+    match command:
+        case StartExecution():
+            return await _start_execution(shell, command, envelope)
+        case CreateIntent():
+            decide = _with_catalogue(shell, command, envelope.tenant_id)
+            return await _obey(shell, envelope, intent_stream(command.intent_id), intent.evolve, decide, is_new=True)
+        case (
+            intent_commands.ReviseIntent()
+            | intent_commands.RollBackIntent()
+            | intent_commands.DeprecateIntent()
+            | intent_commands.ActivateIntent()
+            | intent_commands.ArchiveIntent()
+        ):
+            decide = _with_catalogue(shell, command, envelope.tenant_id)
+            return await _obey(shell, envelope, intent_stream(command.intent_id), intent.evolve, decide)
+        case tenant_commands.RegisterTenant() | tenant_commands.SuspendTenant() | tenant_commands.ReactivateTenant():
+            stream = tenant_stream(command.tenant_id)
+            return await _obey(shell, envelope, stream, tenant.evolve, _pure(partial(_of_tenant, command)))
+        case module_commands.RegisterModule() | module_commands.ChangeModule() | module_commands.RemoveModule():
+            of_modules = _pure(partial(_of_modules, command, shell.builtin))
+            return await _obey(shell, envelope, modules_stream(), module.evolve, of_modules)
+        case _:
+            stream = execution_stream(command.execution_id)
+            return await _obey(shell, envelope, stream, execution.evolve, _pure(partial(_of_execution, command)))
+
+
+def _of_tenant(command: TenantCommand, state: Tenant | None) -> Sequence[codec.DomainEvent]:
+    return tenant_commands.decide(state, command)
+
+
+def _of_modules(command: ModuleCommand, builtin: Modules, state: Modules | None) -> Sequence[codec.DomainEvent]:
+    return module_commands.decide(state, command, builtin)
+
+
+def _of_execution(command: Any, state: Execution | None) -> Sequence[codec.DomainEvent]:
+    return execution_commands.decide(state, command)
+
+
+Decide = Callable[[Any, bool], Any]
+"""Awaitable decision on (state, whether cached facts are good enough)."""
+
+
+def _pure(decide: Callable[[Any], Sequence[codec.DomainEvent]]) -> Decide:
+    async def decided(state: Any, may_be_stale: bool) -> Sequence[codec.DomainEvent]:
+        return decide(state)
+
+    return decided
+
+
+def _with_catalogue(shell: Shell, command: IntentCommand, tenant_id: TenantId) -> Decide:
+    async def decided(state: Intent | None, may_be_stale: bool) -> Sequence[codec.DomainEvent]:
+        catalogue = await actions_of(shell, tenant_id, may_be_stale=may_be_stale)
+        return intent_commands.decide(state, command, catalogue, shell.rules)
+
+    return decided
+
+
+async def actions_of(shell: Shell, tenant_id: TenantId, *, may_be_stale: bool = False) -> Modules:
+    """The modules a tenant can use: those that come with the platform, and its own."""
+    own = shell.store.states.cached(tenant_id, modules_stream()) if may_be_stale else None
+    if own is None:
+        own = await shell.store.load(tenant_id, modules_stream(), module.evolve)
+        if not own.version:
+            shell.store.states.keep(tenant_id, modules_stream(), module.evolve, own)
+    if own.state is None or not own.state.by_name:
+        return shell.builtin
+    return Modules({**own.state.by_name, **shell.builtin.by_name})
+
+
+async def _start_execution(shell: Shell, command: StartExecution, envelope: Envelope) -> Outcome[Execution]:
+    async def decided(state: Execution | None, may_be_stale: bool) -> Sequence[codec.DomainEvent]:
+        # The intent is another stream: should it be archived in this very moment, the execution counts as started before.
+        loaded = await shell.store.load(envelope.tenant_id, intent_stream(command.intent_id), intent.evolve)
+        if loaded.state is None:
+            raise NotFound("intent", command.intent_id)
+        catalogue = await actions_of(shell, envelope.tenant_id, may_be_stale=may_be_stale)
+        return execution_commands.decide_start(loaded.state, command, catalogue, shell.rules)
+
+    stream = execution_stream(command.execution_id)
+    return await _obey(shell, envelope, stream, execution.evolve, decided, is_new=True)
+
+
+async def _obey(
+    shell: Shell,
+    envelope: Envelope,
+    stream_id: StreamId,
+    evolve: Callable[[Any, Any], Any],
+    decide: Decide,
+    *,
+    is_new: bool = False,
+) -> Outcome[Any]:
+    store, tenant_id = shell.store, envelope.tenant_id
+    for attempt in range(ATTEMPTS_MAX):
+        known = store.states.cached(tenant_id, stream_id)
+        if known is None and is_new:
+            known = Loaded(None, NO_STREAM)
+        may_be_stale = attempt == 0 and known is not None
+        loaded = cast("Loaded[Any]", known) if may_be_stale else await store.load(tenant_id, stream_id, evolve)
+        try:
+            events = await decide(loaded.state, may_be_stale)
+        except Refusal:
+            if may_be_stale:
+                continue
+            replay = await _replayed(store, envelope, evolve)
+            if replay is None:
+                raise
+            return replay
+        if not events:
+            if may_be_stale:
+                continue
+            replay = await _replayed(store, envelope, evolve)
+            return replay or Outcome(loaded.state, loaded.version, await store.horizon(), False)
+        try:
+            appended = await store.append(
+                tenant_id,
+                [StreamAppend(stream_id, [_encoded(event) for event in events], loaded.version)],
+                command_id=envelope.command_id,
+                metadata=_metadata(envelope),
+                claims=[Claim(NAME_SCOPE, name, stream_id, takes) for name, takes in intent_commands.claims(events)],
+            )
+        except VersionConflict:
+            if attempt:
+                await asyncio.sleep(random.uniform(0, 0.002 * attempt))  # noqa: S311 - spreads retries, no secret
+            continue
+        except ClaimTaken as taken:
+            replay = await _replayed(store, envelope, evolve)
+            if replay is None:
+                raise IntentNameTaken(taken.value) from taken
+            return replay
+        if appended.repeated:
+            return await _folded(store, envelope, appended.repeated, evolve)
+        state = loaded.state
+        for event in events:
+            state = evolve(state, event)
+        store.states.keep(tenant_id, stream_id, evolve, Loaded(state, appended.versions[0]))
+        return Outcome(state, appended.versions[0], appended.position, False)
+    replay = await _replayed(store, envelope, evolve)
+    if replay is None:
+        raise StreamBusy(stream_id, 0.0)
+    return replay
+
+
+async def _replayed(store: EventStore, envelope: Envelope, evolve: Any) -> Outcome[Any] | None:
+    """What the same command led to before, if it did."""
+    repeated = await store.read_command(envelope.tenant_id, envelope.command_id)
+    return await _folded(store, envelope, repeated, evolve) if repeated else None
+
+
+async def _folded(store: EventStore, envelope: Envelope, repeated: Sequence[RecordedEvent], evolve: Any) -> Outcome[Any]:
+    last = repeated[-1]
+    if envelope.request_hash is not None and last.metadata.request_hash != envelope.request_hash:
+        raise IdempotencyKeyReused
+    state = None
+    for event in await store.read_stream(envelope.tenant_id, StreamId(last.stream_id), to_version=last.version):
+        state = evolve(state, event.event)
+    return Outcome(state, last.version, max(event.position for event in repeated), True)
+
+
+def _encoded(event: codec.DomainEvent) -> NewEvent:
+    topic, payload = codec.encode(event)
+    return NewEvent(uuid7(), topic, payload)
+
+
+def _metadata(envelope: Envelope) -> Metadata:
+    return Metadata(envelope.correlation_id, envelope.causation_id, envelope.actor, envelope.traceparent, envelope.request_hash)
