@@ -23,7 +23,7 @@ def is_tenant_id(text: str) -> bool:
 
 
 def is_module_name(text: str) -> bool:
-    """True for names such as `registry.azure`: lower-case letters, digits, inner dots, hyphens, underscores; to 100 characters."""
+    """True for names such as `registry.azure`: lower-case letters, digits, inner dots, hyphens, underscores; 1 to 100 of them."""
     return _MODULE_NAME.fullmatch(text) is not None
 
 

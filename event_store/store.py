@@ -3,7 +3,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Self, TypeVar
@@ -40,6 +41,9 @@ SELECT {_COLUMNS} FROM quantum.events
  WHERE position > $1 AND position <= $2 AND topic = ANY ($4) ORDER BY position LIMIT $3
 """  # noqa: S608
 _READ_LOG_OF_TENANT = f"SELECT {_COLUMNS} FROM quantum.read_tenant_log($1, $2, $3, $4, $5)"  # noqa: S608
+Trace = Callable[[str, str | None, Mapping[str, str]], AbstractContextManager[str | None]]
+"""(name, traceparent of the cause, attributes) -> a span around what follows."""
+
 _VERSION_MAX = (1 << 31) - 1
 _COMMAND_TIMEOUT_SECONDS = 30.0
 _POLL_SECONDS = 1.0
@@ -65,6 +69,7 @@ class EventStore:
         self.group_commit = group_commit
         self.states = StateCache(self)
         self.platform_dsn = ""
+        self.trace: Trace | None = None
         self._horizon = 0
 
     @classmethod
@@ -113,7 +118,12 @@ class EventStore:
 
         Raises what `GroupCommit.append` raises.
         """
-        appended = await self.group_commit.append(Append(tenant_id, command_id, metadata, tuple(streams), tuple(claims)))
+        append = Append(tenant_id, command_id, metadata, tuple(streams), tuple(claims))
+        if self.trace is None:
+            appended = await self.group_commit.append(append)
+        else:
+            with self.trace("append", metadata.traceparent, {"quantum.tenant": tenant_id}):
+                appended = await self.group_commit.append(append)
         if not appended.repeated:
             return appended
         stored = await self.read_command(tenant_id, command_id)
@@ -136,6 +146,11 @@ class EventStore:
         """The events a command stored, in its order; empty when it stored none."""
         rows = await self._fetch(self.tenant_pool, _READ_COMMAND, tenant_id, command_id)
         return [RecordedEvent(*row) for row in rows]
+
+    @property
+    def known_horizon(self) -> int:
+        """The horizon as this process saw it last, without asking."""
+        return self._horizon
 
     async def horizon(self) -> int:
         """The position up to which the log is complete now (docs/adr/0002)."""

@@ -1,6 +1,8 @@
 # intent_ref: ground.test-fixtures
 """What tests share: one PostgreSQL server a test process, and databases cloned from one that has been migrated once."""
 
+from __future__ import annotations
+
 import itertools
 import os
 import shutil
@@ -8,12 +10,14 @@ import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import asyncpg
 import pytest
 
-from event_store.store import EventStore
-from quantum.embedded_postgres import DatabaseUrls, EmbeddedPostgres
+if TYPE_CHECKING:
+    # Imported where they are used, so that tests of pure functions start without the database's packages.
+    from event_store.store import EventStore
+    from quantum.embedded_postgres import DatabaseUrls
 
 _numbers = itertools.count(1)
 
@@ -31,6 +35,8 @@ class Database:
 @pytest.fixture(scope="session")
 async def postgres() -> AsyncIterator[DatabaseUrls]:
     """The test process's server. Its database `quantum` is the template of all others: connect to `database` instead."""
+    from quantum.embedded_postgres import EmbeddedPostgres
+
     data_dir = Path(tempfile.mkdtemp(prefix="quantum-test-"))
     server = EmbeddedPostgres(data_dir, durable=False)
     try:
@@ -60,6 +66,8 @@ async def database(postgres: DatabaseUrls) -> AsyncIterator[Database]:
 @pytest.fixture
 async def store(database: Database) -> AsyncIterator[EventStore]:
     """An event store on this module's database, closed after the test. A module's tests share a log: use tenants of your own."""
+    from event_store.store import EventStore
+
     store = await EventStore.connect(app_dsn=database.app_dsn, platform_dsn=database.platform_dsn)
     try:
         yield store
@@ -72,6 +80,8 @@ def _in_database(dsn: str, name: str) -> str:
 
 
 async def _execute(dsn: str, sql: str) -> None:
+    import asyncpg
+
     connection = await asyncpg.connect(dsn)
     try:
         await connection.execute(sql)

@@ -3,7 +3,7 @@
 -- they name positions and processes, and nothing of a tenant's.
 --
 -- A partition's number is a stable hash of its key modulo `partitions`. That number is part of the key: when a later release
--- splits the log into more partitions, the new rows start from the lowest checkpoint of the group, so nothing is skipped.
+-- splits the log into more partitions, the new rows start from the lowest checkpoint of the former, so nothing is skipped.
 CREATE TABLE quantum.stream_members (
     consumer_group text COLLATE "C" NOT NULL,
     member         text COLLATE "C" NOT NULL,
@@ -57,8 +57,9 @@ BEGIN
          WHERE lease.consumer_group = in_group AND lease.partitions = in_partitions) < in_partitions THEN
         INSERT INTO quantum.stream_leases (consumer_group, partitions, partition, checkpoint)
         SELECT in_group, in_partitions, number,
-               coalesce((SELECT min(lease.checkpoint) FROM quantum.stream_leases AS lease
-                          WHERE lease.consumer_group = in_group), start_position)
+               coalesce((SELECT max(former.lowest)
+                           FROM (SELECT min(lease.checkpoint) AS lowest FROM quantum.stream_leases AS lease
+                                  WHERE lease.consumer_group = in_group GROUP BY lease.partitions) AS former), start_position)
           FROM generate_series(0, in_partitions - 1) AS number
             ON CONFLICT DO NOTHING;
     END IF;

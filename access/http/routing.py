@@ -1,0 +1,167 @@
+# intent_ref: access.routing
+"""Routes with a gate in front. A route cannot be declared without saying which permission it asks for.
+
+Handlers take the request and answer with bytes; between the router and them there is the gate and nothing else. FastAPI keeps
+the list of routes and serves their description.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Final
+
+from fastapi import APIRouter, FastAPI
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from access.gate import Gate
+from access.http.operations import Operation, operation_id
+from access.http.problems import Problem
+from access.principal import Access, Principal
+from access.roles import Permission
+
+API_PREFIX: Final = "/api/v1"
+_PATH_VALUE_CHARACTERS_MAX: Final = 255
+
+TenantEndpoint = Callable[[Request, Access], Awaitable[Response]]
+PlatformEndpoint = Callable[[Request, Principal], Awaitable[Response]]
+PublicEndpoint = Callable[[Request], Awaitable[Response]]
+
+
+class BareRoute(APIRoute):
+    """A route whose endpoint takes the request and gives the response, without FastAPI's layers between."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        super().__init__(path, endpoint, **options)
+        self.app = _bare(endpoint)
+
+
+class GuardedRoutes:
+    """Declares the routes of one resource on `router`, each with its operation; `gate` stands before all but the public ones."""
+
+    def __init__(self, gate: Gate | None, tag: str, *, prefix: str = API_PREFIX) -> None:
+        self.router = APIRouter(prefix=prefix, tags=[tag], route_class=BareRoute)
+        self._gate, self._prefix = gate, prefix
+
+    def tenant(
+        self, method: str, path: str, permission: Permission, **details: Any
+    ) -> Callable[[TenantEndpoint], TenantEndpoint]:
+        """A route that works in one tenant."""
+        assert permission.in_tenant, f"{permission.name} is not about one tenant"
+        gate = self._require_gate()
+
+        def declare(endpoint: TenantEndpoint) -> TenantEndpoint:
+            async def guarded(request: Request) -> Response:
+                return await endpoint(request, await gate.authorise(request, permission))
+
+            guarded.__doc__ = endpoint.__doc__
+            self._add(guarded, method, path, permission, details)
+            return endpoint
+
+        return declare
+
+    def platform(
+        self, method: str, path: str, permission: Permission, **details: Any
+    ) -> Callable[[PlatformEndpoint], PlatformEndpoint]:
+        """A route about tenants themselves."""
+        assert not permission.in_tenant, f"{permission.name} is about one tenant"
+        gate = self._require_gate()
+
+        def declare(endpoint: PlatformEndpoint) -> PlatformEndpoint:
+            async def guarded(request: Request) -> Response:
+                return await endpoint(request, await gate.authenticate(request, permission))
+
+            guarded.__doc__ = endpoint.__doc__
+            self._add(guarded, method, path, permission, details)
+            return endpoint
+
+        return declare
+
+    def public(self, method: str, path: str, **details: Any) -> Callable[[PublicEndpoint], PublicEndpoint]:
+        """A route that tells nothing worth guarding."""
+
+        def declare(endpoint: PublicEndpoint) -> PublicEndpoint:
+            self._add(endpoint, method, path, None, details)
+            return endpoint
+
+        return declare
+
+    def _require_gate(self) -> Gate:
+        assert self._gate is not None, "only public routes do without a gate"
+        return self._gate
+
+    def _add(
+        self, endpoint: Callable[..., Any], method: str, path: str, permission: Permission | None, details: dict[str, Any]
+    ) -> None:
+        details.setdefault("description", (endpoint.__doc__ or details["summary"]).strip())
+        operation = Operation(method, self._prefix + path, permission, **details)
+        endpoint.quantum_operation = operation  # type: ignore[attr-defined]
+        self.router.add_api_route(
+            path,
+            endpoint,
+            methods=[method],
+            summary=operation.summary,
+            status_code=operation.answers[0].status,
+            response_class=Response,
+            name=operation_id(method, operation.path),
+            operation_id=operation_id(method, operation.path),
+        )
+
+
+def operation_of(route: object) -> Operation | None:
+    """What a route promises; None for routes that were not declared here."""
+    return getattr(getattr(route, "endpoint", None), "quantum_operation", None)
+
+
+def mount(app: FastAPI, routers: Iterable[APIRouter]) -> None:
+    """Puts the routes of `routers` into the application's own list, where a request finds them in one step."""
+    for router in routers:
+        app.router.routes.extend(router.routes)
+
+
+def describe(app: FastAPI) -> None:
+    """Lets `/openapi.json` say what the routes' operations promise."""
+
+    def openapi() -> dict[str, Any]:
+        if not app.openapi_schema:
+            app.openapi_schema = openapi_document(app)
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def openapi_document(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document of everything that was declared here."""
+    document = get_openapi(
+        title=app.title, version=app.version, description=app.description, tags=app.openapi_tags, routes=app.routes
+    )
+    declared = [(route, operation) for route in app.routes if (operation := operation_of(route)) is not None]
+    models: dict[type[BaseModel], None] = {model: None for _, operation in declared for model in operation.models}
+    references, schemas = models_json_schema(
+        [(model, "validation") for model in models], ref_template="#/components/schemas/{model}"
+    )
+    of_model = {model: references[model, "validation"] for model in models}
+    components = document.setdefault("components", {})
+    components.setdefault("schemas", {}).update(schemas.get("$defs", {}))
+    components["securitySchemes"] = {
+        "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": "`quantum token` makes one."}
+    }
+    for route, operation in declared:
+        tags = [str(tag) for tag in getattr(route, "tags", ())]
+        document["paths"][operation.path][operation.method.lower()] = operation.described(tags, of_model)
+    document["servers"] = [{"url": "/", "description": "This server"}]
+    return document
+
+
+def _bare(endpoint: PublicEndpoint) -> ASGIApp:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        for value in scope["path_params"].values():
+            if len(value) > _PATH_VALUE_CHARACTERS_MAX or "\0" in value:
+                raise Problem("not-found", "Nothing can have such an id.")
+        response = await endpoint(Request(scope, receive, send))
+        await response(scope, receive, send)
+
+    return app

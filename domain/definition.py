@@ -1,0 +1,107 @@
+# intent_ref: domain.definition
+"""What an intent's definition may say, judged in three stages: its shape, the business rules, security."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from domain.json_values import Faults, Limits, Place, ValueCheck, together, value_faults
+from domain.module import Modules
+from domain.refusals import DefinitionInvalid, Fault
+from domain.security import forbidding_pattern, quoted
+from domain.steps import DraftStep, Step, connect_steps, did_you_mean, read_step
+
+__all__ = ["Definition", "Limits", "Rules", "Step", "inputs_faults", "parse_definition", "stored_faults"]
+
+TARGET_CHARS_MAX = 200
+DEFINITION_KEYS = (
+    "target", "steps", "inputs", "outputs", "description", "on", "triggers", "schedule", "metadata", "labels", "annotations",
+    "parameters", "variables", "timeout", "retry", "concurrency", "on_failure", "on_success", "policies", "version",
+)  # fmt: skip
+"""What a definition may say. All but the first two are kept for later releases; keys with `x-` in front are the author's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The rules of this installation. `forbidden_targets` are names or shell-style patterns, whatever their case."""
+
+    limits: Limits = field(default_factory=Limits)
+    forbidden_targets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """A definition that holds to every rule."""
+
+    target: str
+    steps: tuple[Step, ...]
+
+
+def parse_definition(raw: Any, catalogue: Modules, rules: Rules, *, prefix: str = "/definition") -> Definition:
+    """The definition behind `raw`; raises `DefinitionInvalid` with every fault of all three stages, and nothing else.
+
+    `prefix` is the pointer to `raw` in what the user sent.
+    """
+    check = ValueCheck(rules.limits)
+    check.walk(raw, prefix)
+    shape, business, security = check.shape, Faults(), check.security
+    target, steps = "", []
+    if isinstance(raw, dict):
+        _check_keys(raw, prefix, shape)
+        target = _read_target(raw, prefix, shape)
+        steps = _read_steps(raw, prefix, rules.limits.steps_max, shape, business)
+        pattern = forbidding_pattern(target, rules.forbidden_targets)
+        if pattern is not None:
+            detail = f"The target {quoted(target)} is forbidden here, by the rule {pattern!r}."
+            security.add((prefix, "target"), detail, "forbidden-target")
+    else:
+        shape.add(prefix, "A definition must be an object with a `target` and `steps`.", "type")
+    connected = connect_steps(steps, catalogue, business)
+    faults = together((shape, business, security), prefix)
+    if faults:
+        raise DefinitionInvalid(faults)
+    return Definition(target, connected)
+
+
+def _check_keys(raw: dict[Any, Any], place: Place, shape: Faults) -> None:
+    for key in raw:
+        if key not in DEFINITION_KEYS and isinstance(key, str) and not key.startswith("x-"):
+            hint = did_you_mean(key, DEFINITION_KEYS) if shape.count < 10 else ""
+            shape.add((place, key), f"A definition has no {quoted(key)}.{hint} Names of your own begin with `x-`.", "unknown-key")
+
+
+def _read_target(raw: dict[Any, Any], place: Place, shape: Faults) -> str:
+    target = raw.get("target")
+    if target is None:
+        shape.add(place, "A definition must have a `target`.", "missing")
+    elif not isinstance(target, str) or not target.strip() or len(target) > TARGET_CHARS_MAX:
+        shape.add((place, "target"), f"A target must be a string of 1 to {TARGET_CHARS_MAX} characters, not all blank.", "type")
+    else:
+        return target
+    return ""
+
+
+def _read_steps(raw: dict[Any, Any], place: Place, steps_max: int, shape: Faults, business: Faults) -> list[DraftStep]:
+    steps = raw.get("steps")
+    if steps is None:
+        return []
+    here = (place, "steps")
+    if not isinstance(steps, list):
+        shape.add(here, "`steps` must be an array.", "type")
+        return []
+    if len(steps) > steps_max:
+        # The first ones are looked at all the same; judging any number of them would be work without a limit.
+        business.add(here, f"There are {len(steps):,} steps, of at most {steps_max:,}.", "too-many-steps")
+    return [read_step(step, (here, index), shape) for index, step in enumerate(steps[:steps_max])]
+
+
+def inputs_faults(inputs: Any, rules: Rules, *, prefix: str = "/inputs") -> list[Fault]:
+    """What is wrong with an execution's inputs: they are kept as long as definitions, so the same security holds."""
+    return value_faults(inputs, prefix, rules.limits, look_for_secrets=True)
+
+
+_ANSWER_LIMITS = Limits(value_bytes_max=1_048_576)
+
+
+def stored_faults(value: Any, prefix: str) -> list[Fault]:
+    """Why a module's answer cannot go into the log: what it says is its own affair, as long as it can be held."""
+    return value_faults(value, prefix, _ANSWER_LIMITS, look_for_secrets=False)

@@ -1,0 +1,213 @@
+# intent_ref: ground.settings
+"""What can be set, by environment variables with the prefix `QUANTUM_`. All of it is optional."""
+
+import difflib
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from platformdirs import user_data_path
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PREFIX = "QUANTUM_"
+ROLES = ("all", "write-api", "read-api", "worker", "projector", "relay", "saga")
+_TEST_PREFIX = PREFIX + "TEST_"
+_URL_SCHEMES = {
+    "database_url": ("postgresql", "postgres"),
+    "database_platform_url": ("postgresql", "postgres"),
+    "database_owner_url": ("postgresql", "postgres"),
+    "database_direct_url": ("postgresql", "postgres"),
+    "redis_url": ("redis", "rediss", "unix"),
+    "auth_jwks_url": ("https", "http"),
+}
+
+
+class SettingsError(Exception):
+    """Settings that cannot be right. The message has one sentence for each, naming the environment variable."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults
+
+
+class Settings(BaseSettings):
+    """The platform's settings. `load_settings` reads them; a field's description is its row in the README."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", frozen=True, hide_input_in_errors=True
+    )
+
+    database_url: SecretStr | None = Field(
+        None, description="PostgreSQL for the APIs, logging in as `quantum_app`. Unset: embedded PostgreSQL in the data directory"
+    )
+    database_platform_url: SecretStr | None = Field(
+        None, description="The same database for what runs behind the APIs, logging in as `quantum_platform`"
+    )
+    database_owner_url: SecretStr | None = Field(
+        None, description="The same database for `quantum migrate`, with a login that may create roles"
+    )
+    database_direct_url: SecretStr | None = Field(
+        None, description="The same database past a pooler, as `quantum_platform`, for LISTEN and session locks"
+    )
+    database_statement_cache: bool = Field(True, description="Prepared statements; `false` behind pgbouncer in transaction mode")
+    database_pool_size: int = Field(8, ge=2, le=1_000, description="Connections of each of a process's two pools, at most")
+    data_dir: Path = Field(
+        default_factory=lambda: user_data_path("quantum"),
+        description="Directory of the embedded database and the local issuer's keys. Unset: the user's data directory",
+    )
+
+    host: str = Field("127.0.0.1", min_length=1, description="Address the APIs listen on")
+    port: int = Field(8000, ge=0, le=65_535, description="Port the APIs listen on; 0 takes a free one")
+    role: Literal["all", "write-api", "read-api", "worker", "projector", "relay", "saga"] = Field(
+        "all", description="Which part of the platform this process is: " + ", ".join(f"`{role}`" for role in ROLES)
+    )
+
+    stream: Literal["embedded", "event-hubs", "kafka"] = Field("embedded", description="`embedded`, `event-hubs` or `kafka`")
+    event_hubs_connection: SecretStr | None = Field(None, description="Connection string of the event hub")
+    kafka_bootstrap: str | None = Field(None, description="Kafka's bootstrap servers, `host:port` with commas between")
+    redis_url: SecretStr | None = Field(None, description="Redis for what processes share: rate limits, caches")
+
+    auth_issuer: str | None = Field(None, description="Issuer of the tokens to trust. Unset: the local issuer")
+    auth_audience: str = Field("quantum", min_length=1, description="Audience that tokens must name")
+    auth_jwks_url: str | None = Field(None, description="Where the issuer publishes its keys")
+    auth_token_hours: float = Field(12, gt=0, le=8_760, description="How long the local issuer's tokens are valid")
+    auth_leeway_seconds: float = Field(30, ge=0, le=600, description="Clock difference allowed when a token's times are checked")
+
+    request_bytes_max: int = Field(1_048_576, ge=1_024, le=134_217_728, description="Largest request body")
+    steps_max: int = Field(500, ge=1, le=10_000, description="Most steps of an intent")
+    depth_max: int = Field(64, ge=4, le=500, description="Deepest nesting of a request's JSON")
+    forbidden_targets: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Targets no intent may name, with commas between"
+    )
+
+    sandbox: bool | None = Field(
+        None, description="The sandbox module, whose actions change nothing. Unset: on with embedded PostgreSQL, else off"
+    )
+    private_addresses: bool | None = Field(
+        None,
+        description="Modules at private and loopback addresses may be reached. Unset: on with embedded PostgreSQL, else off",
+    )
+    worker_concurrency: int = Field(32, ge=1, le=10_000, description="Steps one process carries out at a time")
+    projector_batch_events: int = Field(500, ge=1, le=10_000, description="Events a projection takes into one transaction")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="`debug`, `info`, `warning` or `error`")
+    log_format: Literal["json", "console"] = Field("json", description="`json` or `console`")
+
+    @property
+    def embedded_database(self) -> bool:
+        """Whether the database is the embedded one."""
+        return self.database_url is None
+
+    @property
+    def sandbox_on(self) -> bool:
+        """Whether the sandbox module serves."""
+        return self.embedded_database if self.sandbox is None else self.sandbox
+
+    @property
+    def private_addresses_on(self) -> bool:
+        """Whether modules may be reached at private and loopback addresses."""
+        return self.embedded_database if self.private_addresses is None else self.private_addresses
+
+    @field_validator("forbidden_targets", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("log_level", "log_format", "stream", "role", mode="before")
+    @classmethod
+    def _lower(cls, value: Any) -> Any:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("data_dir")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        faults = [*self._wrong_urls(), *self._lonely_settings()]
+        if faults:
+            raise _Contradictions(faults)
+        return self
+
+    def _wrong_urls(self) -> list[str]:
+        faults = []
+        for name, schemes in _URL_SCHEMES.items():
+            value = getattr(self, name)
+            text = value.get_secret_value() if isinstance(value, SecretStr) else value
+            if text is not None and not text.startswith(tuple(f"{scheme}://" for scheme in schemes)):
+                # Never the value: a mistyped URL may still hold a password.
+                faults.append(f"{variable(name)} should be a URL that begins with {' or '.join(f'{one}://' for one in schemes)}.")
+        return faults
+
+    def _lonely_settings(self) -> list[str]:
+        faults = []
+        if self.database_url is not None and self.database_platform_url is None:
+            faults.append(
+                "QUANTUM_DATABASE_PLATFORM_URL is missing: beside QUANTUM_DATABASE_URL it names the same database with the login "
+                "quantum_platform."
+            )
+        for name in ("database_platform_url", "database_owner_url", "database_direct_url"):
+            if self.database_url is None and getattr(self, name) is not None:
+                faults.append(f"{variable(name)} is set but QUANTUM_DATABASE_URL is not: set both, or neither.")
+        if self.stream == "event-hubs" and self.event_hubs_connection is None:
+            faults.append("QUANTUM_EVENT_HUBS_CONNECTION is missing: QUANTUM_STREAM=event-hubs needs the connection string.")
+        if self.stream == "kafka" and self.kafka_bootstrap is None:
+            faults.append("QUANTUM_KAFKA_BOOTSTRAP is missing: QUANTUM_STREAM=kafka needs the bootstrap servers.")
+        if (self.auth_issuer is None) != (self.auth_jwks_url is None):
+            missing, present = ("auth_issuer", "auth_jwks_url") if self.auth_issuer is None else ("auth_jwks_url", "auth_issuer")
+            faults.append(f"{variable(missing)} is missing: {variable(present)} is of use only together with it.")
+        return faults
+
+
+class _Contradictions(ValueError):
+    """Settings that are each right but not together."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults
+
+
+def variable(name: str) -> str:
+    """The environment variable of a field."""
+    return PREFIX + name.upper()
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """The settings of the environment; an override that is not None (a command-line option) comes before it.
+
+    Raises `SettingsError`, also for a `QUANTUM_` variable that does not exist.
+    """
+    faults = _unknown_variables()
+    settings = None
+    try:
+        settings = Settings(**{name: value for name, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        for detail in error.errors():
+            faults.extend(_sentences(detail, overrides))
+    if faults or settings is None:
+        raise SettingsError(faults)
+    return settings
+
+
+def _unknown_variables() -> list[str]:
+    known = [variable(name) for name in Settings.model_fields]
+    faults = []
+    for name in sorted(os.environ):
+        if name.upper().startswith(PREFIX) and name.upper() not in known and not name.upper().startswith(_TEST_PREFIX):
+            close = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.7)
+            faults.append(f"{name} is not a setting{f': did you mean {close[0]}?' if close else '; the README lists them all.'}")
+    return faults
+
+
+def _sentences(detail: ErrorDetails, overrides: dict[str, Any]) -> list[str]:
+    fault = detail.get("ctx", {}).get("error")
+    if isinstance(fault, _Contradictions):
+        return fault.faults
+    name = str(detail["loc"][0])
+    said = detail["msg"].removeprefix("Input should be").split(", unable to")[0].strip()
+    value = overrides.get(name)
+    value = os.environ.get(variable(name), "") if value is None else value
+    is_secret = "SecretStr" in str(Settings.model_fields[name].annotation)
+    return [f"{variable(name)} should be {said}{'' if is_secret else f', not {str(value)!r}'}."]

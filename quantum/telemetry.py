@@ -1,0 +1,300 @@
+# intent_ref: quantum.telemetry
+"""Traces, metrics and logs: OpenTelemetry for the first two, structlog for the third.
+
+Traces leave the process only where OpenTelemetry's own variables say where to (`OTEL_EXPORTER_OTLP_ENDPOINT`); without, no
+span is made. An event carries the traceparent of what caused it, so request, append, saga, module and projection are one
+trace; where a span goes on after a pause of its own (saga, projection) it also links to its cause. Metrics are always kept,
+for `/metrics`. No label and no log line holds a payload or a token; no metric label holds a tenant.
+"""
+
+import contextlib
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from contextvars import ContextVar
+from typing import Any
+
+import structlog
+from opentelemetry import metrics, trace
+from opentelemetry.exporter.prometheus import PrometheusMetricReader
+from opentelemetry.metrics import CallbackOptions, Observation
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import Link, SpanKind
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.registry import Collector
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from event_store.records import RecordedEvent
+from event_store.store import EventStore
+from projections.runner import ProjectionRunner
+from quantum.settings import Settings
+from sagas.execution import ExecutionSaga
+from streaming.embedded import EmbeddedTransport
+from streaming.relay import Relay
+
+_EXPORT_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_SPANS_A_BATCH_MAX = 200
+_propagator = TraceContextTextMapPropagator()
+_request: ContextVar[Scope | None] = ContextVar("request", default=None)
+log = structlog.get_logger("quantum.http")
+
+
+def configure_logging(settings: Settings) -> None:
+    """Log lines on stderr: JSON, or coloured for a console. Each has the request's correlation id, tenant and trace id."""
+    level = getattr(logging, settings.log_level.upper())
+    renderer: Any = (
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        if settings.log_format == "console"
+        else structlog.processors.JSONRenderer()
+    )
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        _with_request,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    structlog.configure(
+        processors=[*shared, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
+
+
+def _with_request(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    scope = _request.get()
+    if scope is not None:
+        if (correlation_id := scope.get("quantum.correlation_id")) is not None:
+            line.setdefault("correlation_id", correlation_id)
+        if (tenant_id := scope.get("quantum.tenant_id")) is not None:
+            line.setdefault("tenant", tenant_id)
+    span = trace.get_current_span().get_span_context()
+    if span.is_valid:
+        line.setdefault("trace_id", format(span.trace_id, "032x"))
+    return line
+
+
+class HttpDurations(Collector):
+    """Seconds a request took, by route, method and status. Counts into plain lists: one record costs under a microsecond."""
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[str, str, int], list[float]] = {}
+
+    def record(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Counts one request."""
+        counts = self._counts.get((method, route, status))
+        if counts is None:
+            counts = self._counts[method, route, status] = [0.0] * (len(_SECONDS) + 2)
+        bucket = 0
+        while bucket < len(_SECONDS) and seconds > _SECONDS[bucket]:
+            bucket += 1
+        counts[bucket] += 1
+        counts[-1] += seconds
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        """The histogram in Prometheus' form."""
+        family = HistogramMetricFamily(
+            "http_server_request_duration_seconds",
+            "Duration of HTTP requests",
+            labels=("http_request_method", "http_route", "http_response_status_code"),
+        )
+        for (method, route, status), counts in list(self._counts.items()):
+            total, buckets = 0.0, []
+            for bound, count in zip((*map(str, _SECONDS), "+Inf"), counts[:-1], strict=True):
+                total += count
+                buckets.append((bound, total))
+            family.add_metric((method, route, str(status)), buckets, sum_value=counts[-1])
+        yield family
+
+
+class Telemetry:
+    """What the process tells about itself. Make one a process, before anything that is observed."""
+
+    def __init__(self, service: str = "quantum") -> None:
+        self.registry = CollectorRegistry()
+        self.http = HttpDurations()
+        self.registry.register(self.http)
+        resource = Resource.create({"service.name": os.environ.get("OTEL_SERVICE_NAME", service)})
+        counts = View(instrument_name="quantum.*batch.size", aggregation=ExplicitBucketHistogramAggregation(boundaries=_COUNTS))
+        seconds = View(instrument_unit="s", aggregation=ExplicitBucketHistogramAggregation(boundaries=_SECONDS))
+        reader = PrometheusMetricReader(disable_target_info=True, scope_info_enabled=False, registry=self.registry)
+        self._meters = MeterProvider(metric_readers=[reader], resource=resource, views=[counts, seconds])
+        self._meter: metrics.Meter = self._meters.get_meter("quantum")
+        self.tracers = _tracer_provider(resource)
+        self._tracer = self.tracers.get_tracer("quantum") if self.tracers is not None else None
+
+    def close(self) -> None:
+        """Sends what is left."""
+        if self.tracers is not None:
+            self.tracers.shutdown()
+        self._meters.shutdown()
+
+    def exposition(self) -> bytes:
+        """All metrics as Prometheus text."""
+        return generate_latest(self.registry)
+
+    def observed(self, app: ASGIApp) -> ASGIApp:
+        """The application with its requests measured, and traced where traces are exported."""
+        if self.tracers is not None:
+            from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
+
+            app = OpenTelemetryMiddleware(app, excluded_urls="health,metrics", tracer_provider=self.tracers)
+        return _Observed(app, self.http)
+
+    def observe_store(self, store: EventStore) -> None:
+        """Append latency, batch size, conflicts, and a span an append."""
+        latency = self._meter.create_histogram("quantum.append.duration", unit="s", description="One batch, to its commit")
+        size = self._meter.create_histogram("quantum.append.batch.size", description="Appends committed together")
+
+        def observe(appends: int, seconds: float) -> None:
+            latency.record(seconds)
+            size.record(appends)
+
+        statistics = store.group_commit.statistics
+        statistics.observe_batch = observe
+        self._counter("quantum.append.events", "Events appended", lambda: statistics.events)
+        self._counter("quantum.append.conflicts", "Appends refused for their expected version", lambda: statistics.conflicts)
+        self._counter("quantum.append.busy", "Appends that met a lock and were tried again", lambda: statistics.busy)
+        if self._tracer is not None:
+            store.trace = self.span
+
+    def observe_projections(self, runner: ProjectionRunner) -> None:
+        """Lag, events and faults of each projection, and a span for each traced event that is applied."""
+
+        def each(value: Callable[[Any], float]) -> Callable[[CallbackOptions], list[Observation]]:
+            return lambda _options: [
+                Observation(value(statistics), {"projection": name}) for name, statistics in runner.statistics.items()
+            ]
+
+        gauge, counter = self._meter.create_observable_gauge, self._meter.create_observable_counter
+        gauge("quantum.projection.lag.events", [each(lambda s: s.lag_events)], description="Positions not yet looked at")
+        gauge("quantum.projection.lag", [each(lambda s: s.lag_seconds)], unit="s", description="Age of the last event applied")
+        gauge("quantum.projection.runs", [each(lambda s: s.state == "live")], description="1 where this process runs it")
+        counter("quantum.projection.events", [each(lambda s: s.events)], description="Events applied")
+        counter("quantum.projection.set_aside", [each(lambda s: s.set_aside)], description="Events set aside as faulty")
+        if self._tracer is not None:
+            for name, statistics in runner.statistics.items():
+                statistics.observe_batch = self._projected(name)
+
+    def observe_saga(self, saga: ExecutionSaga, transport: EmbeddedTransport) -> None:
+        """Reactions, module calls, and what the stream delivered."""
+        statistics = saga.statistics
+        calls = self._meter.create_histogram("quantum.saga.call.duration", unit="s", description="Calls of modules")
+        statistics.observe_call = lambda module, outcome, seconds: calls.record(
+            seconds, {"module": module if module in ("sandbox", "http") else "other", "outcome": outcome}
+        )
+        self._counter("quantum.saga.reactions", "Reactions to streamed events", lambda: statistics.reactions)
+        self._counter("quantum.saga.recorded", "Outcomes recorded", lambda: statistics.recorded)
+        self._counter("quantum.saga.too_late", "Outcomes that came too late", lambda: statistics.too_late)
+        self._counter("quantum.saga.postponed", "Attempts put off because recording failed", lambda: statistics.postponed)
+        self._counter("quantum.stream.delivered", "Messages delivered to consumers", lambda: transport.statistics.delivered)
+        self._meter.create_observable_gauge(
+            "quantum.saga.running", [lambda _options: [Observation(saga.running)]], description="Calls under way"
+        )
+
+    def observe_relay(self, relay: Relay, store: EventStore) -> None:
+        """How far the relay is behind the log, as this process knows both."""
+        statistics = relay.statistics
+
+        def lag(_options: CallbackOptions) -> list[Observation]:
+            return [Observation(max(0, store.known_horizon - statistics.position) if statistics.position else 0)]
+
+        self._meter.create_observable_gauge("quantum.relay.lag.events", [lag], description="Positions not yet published")
+        self._counter("quantum.relay.published", "Messages published", lambda: statistics.published)
+        self._counter("quantum.relay.failures", "Publications that failed", lambda: statistics.failures)
+
+    @contextlib.contextmanager
+    def span(self, name: str, traceparent: str | None, attributes: Mapping[str, str]) -> Iterator[str | None]:
+        """A span around what follows, child of the current one or of `traceparent`; yields its own traceparent."""
+        if self._tracer is None:
+            yield traceparent
+            return
+        links, context = [], None
+        if not trace.get_current_span().get_span_context().is_valid and traceparent is not None:
+            context = _propagator.extract({"traceparent": traceparent})
+            cause = trace.get_current_span(context).get_span_context()
+            links = [Link(cause)] if cause.is_valid else []
+        with self._tracer.start_as_current_span(
+            name, context=context, links=links, attributes=dict(attributes), kind=SpanKind.INTERNAL
+        ):
+            carrier: dict[str, str] = {}
+            _propagator.inject(carrier)
+            yield carrier.get("traceparent", traceparent)
+
+    def _projected(self, name: str) -> Callable[[Sequence[RecordedEvent], float], None]:
+        tracer = self._tracer
+        assert tracer is not None
+
+        def observe(events: Sequence[RecordedEvent], seconds: float) -> None:
+            ended = time.time_ns()
+            for event in events[:_SPANS_A_BATCH_MAX]:
+                if (traceparent := event.metadata.traceparent) is None:
+                    continue
+                context = _propagator.extract({"traceparent": traceparent})
+                cause = trace.get_current_span(context).get_span_context()
+                span = tracer.start_span(
+                    f"project {name}", context=context, links=[Link(cause)], start_time=ended - int(seconds * 1e9),
+                    attributes={"quantum.projection": name, "quantum.topic": event.topic},
+                )  # fmt: skip
+                span.end(ended)
+
+        return observe
+
+    def _counter(self, name: str, description: str, value: Callable[[], float]) -> None:
+        self._meter.create_observable_counter(name, [lambda _options: [Observation(value())]], description=description)
+
+
+def _tracer_provider(resource: Resource) -> TracerProvider | None:
+    if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or not any(os.environ.get(v) for v in _EXPORT_VARIABLES):
+        return None
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    provider = TracerProvider(resource=resource)
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    return provider
+
+
+class _Observed:
+    def __init__(self, app: ASGIApp, durations: HttpDurations) -> None:
+        self._app, self._durations = app, durations
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, status = time.perf_counter(), 500
+
+        async def observe(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        token = _request.set(scope)
+        try:
+            await self._app(scope, receive, observe)
+        finally:
+            seconds = time.perf_counter() - began
+            route = getattr(scope.get("route"), "path", "none")
+            self._durations.record(scope["method"], route, status, seconds)
+            log.debug("request", method=scope["method"], route=route, status=status, seconds=round(seconds, 6))
+            _request.reset(token)

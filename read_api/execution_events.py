@@ -1,0 +1,154 @@
+# intent_ref: read-api.execution-events
+"""An execution's events as the outside sees them, in a list and as a stream (Server-Sent Events) that ends with the execution.
+
+Both read the log itself, so they show an event as soon as it is stored.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any, Final
+
+import orjson
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from domain import execution
+from domain.documents import timestamp
+from domain.values import ExecutionId, TenantId, execution_stream
+from event_store.records import RecordedEvent, StoreUnavailable
+from event_store.store import EventStore
+from event_store.tokens import encode_token
+
+HEARTBEAT_SECONDS: Final = 15.0
+PAGE_EVENTS_MAX: Final = 500
+TYPES: Final[Mapping[type[Any], str]] = {
+    execution.ExecutionStarted: "execution_started",
+    execution.StepStarted: "step_started",
+    execution.StepRetrying: "step_retrying",
+    execution.StepCompleted: "step_completed",
+    execution.StepFailed: "step_failed",
+    execution.ExecutionCompleted: "execution_completed",
+    execution.ExecutionFailed: "execution_failed",
+    execution.ExecutionCancelled: "execution_cancelled",
+    execution.ExecutionPaused: "execution_paused",
+    execution.ExecutionResumed: "execution_resumed",
+    execution.ExecutionRetried: "execution_retried",
+}
+_ENDS: Final = (execution.ExecutionCompleted, execution.ExecutionFailed, execution.ExecutionCancelled)
+# After a wake-up that brought nothing for this execution, the next look comes later, up to the longest pause: the log of a busy
+# platform grows all the time, and each stream would ask the database each time.
+_PAUSE_SECONDS_MIN: Final = 0.01
+_PAUSE_SECONDS_MAX: Final = 0.2
+_POLL_SECONDS: Final = 1.0
+
+
+def document(event: Any) -> dict[str, Any]:
+    """An execution's event: its type and the keys that apply to it."""
+    found: dict[str, Any] = {"type": TYPES[type(event)]}
+    for field in fields(event):
+        value = getattr(event, field.name)
+        if field.name in ("at", "due_at"):
+            value = timestamp(value)
+        elif field.name == "steps" and isinstance(event, execution.ExecutionStarted):
+            value = [step.id for step in event.steps]
+        found[field.name] = value
+    return found
+
+
+def as_json(recorded: RecordedEvent) -> bytes:
+    """The document as it goes into lists and streams."""
+    return orjson.dumps(document(recorded.event))
+
+
+def is_end(recorded: RecordedEvent) -> bool:
+    """True for an event that ends the execution; a retry may still follow."""
+    return isinstance(recorded.event, _ENDS)
+
+
+class ExecutionStream(Response):
+    """The answer that streams an execution's events after a position: history, then live, to the last event of its end.
+
+    Ends too when `expires_at` (Unix seconds) is past: the client comes again with a new token and the id of its last event.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self,
+        store: EventStore,
+        tenant_id: TenantId,
+        execution_id: ExecutionId,
+        *,
+        after: int,
+        first: list[RecordedEvent],
+        expires_at: float,
+        done: Callable[[], None],
+    ) -> None:
+        super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self._store, self._tenant_id, self._stream_id = store, tenant_id, execution_stream(execution_id)
+        self._after, self._first, self._expires_at, self._done = after, first, expires_at, done
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Writes until the end, or until the client has gone; then nothing of it is left."""
+        writing = asyncio.create_task(self._write(send))
+        leaving = asyncio.create_task(_gone(receive))
+        try:
+            await asyncio.wait((writing, leaving), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._done()
+            for task in (writing, leaving):
+                task.cancel()
+            results = await asyncio.gather(writing, leaving, return_exceptions=True)
+        if isinstance(results[0], Exception) and not isinstance(results[0], OSError):
+            raise results[0]
+
+    async def _write(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        page, version, has_ended, pause = self._first, 0, False, 0.0
+        generation = self._store.wakeups.generation
+        last_sent = time.monotonic()
+        while True:
+            if page:
+                version, has_ended, pause = page[-1].version, is_end(page[-1]), 0.0
+                chunk = b"".join(_frame(event) for event in page if event.position > self._after)
+                if chunk:
+                    await send(_body(chunk))
+                    last_sent = time.monotonic()
+            if len(page) < PAGE_EVENTS_MAX and (has_ended or time.time() >= self._expires_at):
+                break
+            if not page:
+                await self._store.wakeups.wait(_POLL_SECONDS, since=generation)
+                await asyncio.sleep(pause)
+                pause = min(max(pause * 2, _PAUSE_SECONDS_MIN), _PAUSE_SECONDS_MAX)
+            if time.monotonic() - last_sent >= HEARTBEAT_SECONDS:
+                await send(_body(b": still here\n\n"))
+                last_sent = time.monotonic()
+            generation = self._store.wakeups.generation
+            page = await self._read(version)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _read(self, version: int) -> list[RecordedEvent]:
+        try:
+            return await self._store.read_stream(self._tenant_id, self._stream_id, after=version, limit=PAGE_EVENTS_MAX)
+        except StoreUnavailable:
+            return []  # the client waits, as it would for an event; the heartbeat goes on
+
+
+def _frame(recorded: RecordedEvent) -> bytes:
+    kind = TYPES[type(recorded.event)]
+    head = f"id: {encode_token(recorded.position)}\nevent: {kind}\ndata: ".encode()
+    return head + as_json(recorded) + b"\n\n"
+
+
+def _body(chunk: bytes) -> Message:
+    return {"type": "http.response.body", "body": chunk, "more_body": True}
+
+
+async def _gone(receive: Receive) -> None:
+    with contextlib.suppress(OSError):
+        while (await receive())["type"] != "http.disconnect":
+            pass

@@ -1,0 +1,163 @@
+# intent_ref: streaming.embedded
+"""The stream without a broker: consumers read the log itself, and need nothing but the database (docs/adr/0007).
+
+Each consumer has one reader, which reads the log once for all partitions it holds. It starts from the lowest of their
+checkpoints and leaves out what the further ones have had already.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+import structlog
+
+from event_store.records import RecordedEvent, StoreUnavailable
+from event_store.store import EventStore
+from streaming.partitions import Lease, Partitions
+from streaming.transport import Handler, Message, partition_of
+
+PARTITIONS = 16
+_IDLE_SECONDS_MAX = 1.0
+_BACK_OFF_SECONDS = 0.1
+_BACK_OFF_SECONDS_MAX = 5.0
+_STORE_AWAY_SECONDS = 0.5
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Statistics:
+    """What telemetry reads. `observe_delivery` gets the group, the number of messages, and when the last was recorded."""
+
+    delivered: int = 0
+    repeated_batches: int = 0
+    positions: dict[str, int] = field(default_factory=dict)
+    observe_delivery: Callable[[str, int, datetime], None] = field(default=lambda group, messages, recorded_at: None)
+
+
+class EmbeddedTransport:
+    """`Transport` over the log. New groups start at the log's beginning, or behind its present end with `start="end"`."""
+
+    reads_the_log = True
+
+    def __init__(
+        self, store: EventStore, *, partitions: int = PARTITIONS, start: Literal["beginning", "end"] = "beginning"
+    ) -> None:
+        self._store, self._partitions, self._start = store, partitions, start
+        self.statistics = Statistics()
+
+    async def publish(self, messages: Sequence[Message]) -> None:
+        """Does nothing: what is in the log is on the stream."""
+
+    async def close(self) -> None:
+        """Does nothing: the connections are the store's."""
+
+    async def consume(
+        self, group: str, handler: Handler, *, stop: asyncio.Event,
+        topics: frozenset[str] | None = None, batch_max: int = 500,
+    ) -> None:  # fmt: skip
+        """See `Transport.consume`."""
+        start = 0 if self._start == "beginning" else await self._store.horizon()
+        partitions = Partitions(self._store.platform_pool, group, self._partitions, start)
+        reader = _Reader(self._store, partitions, group, handler, topics, batch_max, self.statistics)
+        await partitions.beat()
+        heart = asyncio.create_task(partitions.keep(), name=f"{group}-heartbeat")
+        try:
+            await reader.read(stop)
+        finally:
+            heart.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await heart
+            await partitions.release(list(partitions.held), leaving=True)
+
+
+class _Reader:
+    def __init__(
+        self, store: EventStore, partitions: Partitions, group: str, handler: Handler,
+        topics: frozenset[str] | None, batch_max: int, statistics: Statistics,
+    ) -> None:  # fmt: skip
+        self._store, self._partitions, self._group, self._handler = store, partitions, group, handler
+        self._topics, self._batch_max, self._statistics = topics, batch_max, statistics
+
+    async def read(self, stop: asyncio.Event) -> None:
+        """Until `stop`: a page of the log, to the handler, then on. Partitions are let go between pages."""
+        while not stop.is_set():
+            self._partitions.changed.clear()
+            generation = self._store.wakeups.generation
+            if surplus := self._partitions.surplus:
+                await self._partitions.release(surplus)
+            leases = dict(self._partitions.held)
+            if not leases or not self._partitions.are_ours:
+                await self._wait(stop, None)
+                continue
+            after = min(lease.done for lease in leases.values())
+            try:
+                page = await self._store.read_log(after, limit=self._batch_max, topics=self._topics)
+            except StoreUnavailable as fault:
+                log.warning("the log cannot be read; trying again", group=self._group, fault=str(fault))
+                await _pause(stop, _STORE_AWAY_SECONDS)
+                continue
+            if page.next == after:
+                await self._wait(stop, generation)
+            elif await self._deliver(self._undone(page.events, leases), stop):
+                self._mark(leases, page.next)
+
+    async def _deliver(self, messages: list[Message], stop: asyncio.Event) -> bool:
+        """True when the handler is done with `messages`; False when they have to be read again, because things changed."""
+        back_off = _BACK_OFF_SECONDS
+        while messages:
+            if not self._partitions.are_ours:
+                return False
+            try:
+                await self._handler(messages)
+                break
+            except Exception as fault:
+                self._statistics.repeated_batches += 1
+                log.warning("a batch was not handled; it comes again", group=self._group, fault=repr(fault), seconds=back_off)
+            await _pause(stop, back_off)
+            back_off = min(back_off * 2, _BACK_OFF_SECONDS_MAX)
+            if stop.is_set() or self._partitions.changed.is_set():
+                return False
+        if messages:
+            self._statistics.delivered += len(messages)
+            self._statistics.observe_delivery(self._group, len(messages), messages[-1].recorded_at)
+        return True
+
+    def _undone(self, events: list[RecordedEvent], leases: dict[int, Lease]) -> list[Message]:
+        """The messages of those leases that we still have, without what they have had before."""
+        messages = []
+        for event in events:
+            message = Message.of(event)
+            number = partition_of(message.key, self._partitions.count)
+            lease = leases.get(number)
+            if lease is not None and event.position > lease.done and self._partitions.held.get(number) is lease:
+                messages.append(message)
+        return messages
+
+    def _mark(self, leases: dict[int, Lease], position: int) -> None:
+        """Moves the leases that are still ours. One taken meanwhile is another object, with the checkpoint of its own."""
+        for number, lease in leases.items():
+            if self._partitions.held.get(number) is lease:
+                lease.done = max(lease.done, position)
+        self._statistics.positions[self._group] = position
+
+    async def _wait(self, stop: asyncio.Event, generation: int | None) -> None:
+        """For the log to grow, the leases to change, or the stop; not much longer than a second."""
+        waiting: list[asyncio.Future[Any]] = [
+            asyncio.ensure_future(stop.wait()), asyncio.ensure_future(self._partitions.changed.wait())
+        ]  # fmt: skip
+        if generation is not None:
+            waiting.append(asyncio.ensure_future(self._store.wakeups.wait(_IDLE_SECONDS_MAX, since=generation)))
+        try:
+            await asyncio.wait(waiting, timeout=_IDLE_SECONDS_MAX, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waiting:
+                task.cancel()
+
+
+async def _pause(stop: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), timeout=seconds)

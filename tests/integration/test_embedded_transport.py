@@ -1,0 +1,325 @@
+# intent_ref: tests.embedded-transport
+"""The embedded stream: at least once, in order per key, shared between processes, and quick."""
+
+import asyncio
+import signal
+import sys
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from event_store.store import EventStore
+from streaming.embedded import EmbeddedTransport
+from streaming.transport import Handler, Message, partition_of
+from tests.conftest import Database
+from tests.streams import append
+from tests.waiting import wait_until
+
+
+class Seen:
+    """What a handler was given."""
+
+    def __init__(self, tenant: str) -> None:
+        self.tenant = tenant
+        self.messages: list[Message] = []
+        self.batches: list[int] = []
+
+    async def handle(self, messages: Sequence[Message]) -> None:
+        self.batches.append(len(messages))
+        self.messages += [message for message in messages if message.tenant_id == self.tenant]
+
+    def versions(self) -> dict[str, list[int]]:
+        by_stream: dict[str, list[int]] = defaultdict(list)
+        for message in self.messages:
+            by_stream[message.stream_id].append(message.version)
+        return dict(by_stream)
+
+
+@asynccontextmanager
+async def consuming(transport: EmbeddedTransport, group: str, handler: Handler, **more: Any) -> AsyncIterator[asyncio.Event]:
+    stop = asyncio.Event()
+    task = asyncio.create_task(transport.consume(group, handler, stop=stop, **more))
+    try:
+        yield stop
+    finally:
+        stop.set()
+        await asyncio.wait_for(task, 20)
+
+
+@asynccontextmanager
+async def another_store(database: Database) -> AsyncIterator[EventStore]:
+    store = await EventStore.connect(app_dsn=database.app_dsn, platform_dsn=database.platform_dsn)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def shares(store: EventStore, group: str) -> list[int]:
+    """How many partitions each owner has, and 0 for a partition nobody owns."""
+    rows = await store.platform_pool.fetch(
+        "SELECT owner, count(*) FROM quantum.stream_leases WHERE consumer_group = $1 GROUP BY owner ORDER BY 2", group
+    )
+    return [0 if row["owner"] is None else row["count"] for row in rows]
+
+
+def shares_are(store: EventStore, group: str, wanted: list[int]) -> Callable[[], Any]:
+    async def are() -> bool:
+        return await shares(store, group) == wanted
+
+    return are
+
+
+async def test_a_group_gets_every_event_once_in_order_per_stream_history_and_live(store: EventStore) -> None:
+    seen = Seen("every")
+    for stream in range(20):
+        await append(store, "every", f"s{stream}", 5)
+    async with consuming(EmbeddedTransport(store), "every", seen.handle, batch_max=7):
+        await asyncio.gather(*(append(store, "every", f"s{stream}", 5) for stream in range(20)))
+        await wait_until(lambda: len(seen.messages) >= 200, what="all events")
+    assert seen.versions() == {f"s{stream}": list(range(1, 11)) for stream in range(20)}
+    assert max(seen.batches) <= 7
+
+
+async def test_a_message_carries_the_event_as_it_was_recorded(store: EventStore) -> None:
+    seen = Seen("carried")
+    await append(store, "carried", "s")
+    async with consuming(EmbeddedTransport(store), "carried", seen.handle):
+        await wait_until(lambda: seen.messages, what="the event")
+    message, recorded = seen.messages[0], (await store.read_log(0, limit=10_000)).events
+    assert message in [Message.of(event) for event in recorded]
+    assert message.key == "carried/s"
+    assert message.metadata.actor == "user-1"
+    assert type(message.event).__name__ == "IntentDeprecated"
+
+
+async def test_groups_are_independent_and_each_resumes_behind_what_it_handled(store: EventStore) -> None:
+    one, two = Seen("groups"), Seen("groups")
+    transport = EmbeddedTransport(store)
+    await append(store, "groups", "s", 3)
+    async with consuming(transport, "groups-1", one.handle):
+        await wait_until(lambda: len(one.messages) == 3, what="the first events")
+    await append(store, "groups", "s", 2)
+    async with consuming(transport, "groups-1", one.handle), consuming(transport, "groups-2", two.handle):
+        await wait_until(lambda: len(one.messages) >= 5 and len(two.messages) >= 5, what="all events")
+    assert one.versions() == two.versions() == {"s": [1, 2, 3, 4, 5]}
+
+
+async def test_topics_not_asked_for_are_passed_over(store: EventStore) -> None:
+    seen = Seen("topics")
+    async with consuming(EmbeddedTransport(store), "topics", seen.handle, topics=frozenset({"intent.created.v1"})):
+        position = (await append(store, "topics", "s", 3)).position
+
+        async def passed() -> bool:
+            low = await store.platform_pool.fetchval(
+                "SELECT min(checkpoint) FROM quantum.stream_leases WHERE consumer_group = 'topics'"
+            )
+            return low is not None and low >= position
+
+        await wait_until(passed, what="the checkpoint to move")
+    assert not seen.batches
+
+
+async def test_a_new_group_can_start_behind_the_present_end(store: EventStore) -> None:
+    seen = Seen("end")
+    await append(store, "end", "s", 3)
+    async with consuming(EmbeddedTransport(store, start="end"), "end", seen.handle):
+        await wait_until(shares_are(store, "end", [16]), what="the leases")
+        await append(store, "end", "s", 1)
+        await wait_until(lambda: seen.messages, what="the live event")
+    assert seen.versions() == {"s": [4]}
+
+
+async def test_a_batch_that_was_not_handled_comes_again_and_none_after_it_comes_first(store: EventStore) -> None:
+    seen = Seen("again")
+    failures = iter([True, True])
+
+    async def handle(messages: Sequence[Message]) -> None:
+        if any(message.tenant_id == "again" for message in messages) and next(failures, False):
+            raise ConnectionError("not now")
+        await seen.handle(messages)
+
+    await append(store, "again", "s", 10)
+    async with consuming(EmbeddedTransport(store), "again", handle, batch_max=3):
+        await wait_until(lambda: len(seen.messages) >= 10, what="all events")
+    assert seen.versions() == {"s": list(range(1, 11))}
+
+
+async def test_at_most_one_batch_is_read_ahead_of_a_slow_handler(store: EventStore) -> None:
+    seen, go_on = Seen("slow"), asyncio.Event()
+
+    async def slow(messages: Sequence[Message]) -> None:
+        await go_on.wait()
+        await seen.handle(messages)
+
+    await append(store, "slow", "s", 40)
+    transport = EmbeddedTransport(store)
+    async with consuming(transport, "slow", slow, batch_max=10):
+        await wait_until(shares_are(store, "slow", [16]), what="the leases")
+        assert transport.statistics.delivered == 0
+        go_on.set()
+        await wait_until(lambda: len(seen.messages) >= 40, what="all events")
+    assert max(seen.batches) <= 10
+
+
+async def test_stopping_finishes_the_batch_in_hand_and_stores_how_far_it_came(store: EventStore) -> None:
+    seen, entered, go_on = Seen("stop"), asyncio.Event(), asyncio.Event()
+
+    async def gated(messages: Sequence[Message]) -> None:
+        if any(message.tenant_id == "stop" for message in messages):
+            entered.set()
+            await go_on.wait()
+        await seen.handle(messages)
+
+    await append(store, "stop", "s", 5)
+    async with consuming(EmbeddedTransport(store), "stop", gated) as stop:
+        await entered.wait()
+        stop.set()
+        go_on.set()
+    assert seen.versions() == {"s": [1, 2, 3, 4, 5]}
+    assert await shares(store, "stop") == [0]
+    again = Seen("stop")
+    async with consuming(EmbeddedTransport(store), "stop", again.handle):
+        await append(store, "stop", "s", 1)
+        await wait_until(lambda: again.messages, what="the next event")
+    assert again.versions() == {"s": [6]}
+
+
+async def test_members_share_the_partitions_evenly_and_then_are_still(database: Database, store: EventStore) -> None:
+    async with another_store(database) as second, another_store(database) as third:
+        seen = [Seen("share") for _ in range(3)]
+        async with consuming(EmbeddedTransport(store), "share", seen[0].handle):
+            await wait_until(shares_are(store, "share", [16]), what="one to have all")
+            async with (
+                consuming(EmbeddedTransport(second), "share", seen[1].handle),
+                consuming(EmbeddedTransport(third), "share", seen[2].handle),
+            ):
+                await wait_until(shares_are(store, "share", [5, 5, 6]), what="an even share")
+                epochs = await _epochs(store, "share")
+                heartbeats = await _heartbeats(store, "share")
+                for stream in range(60):
+                    await append(store, "share", f"s{stream}", 2)
+                await wait_until(lambda: sum(len(each.messages) for each in seen) >= 120, what="all events")
+                await wait_until(lambda: _grew(store, "share", heartbeats), what="three more heartbeats")
+                assert await _epochs(store, "share") == epochs
+                assert all(each.messages for each in seen)
+            await wait_until(shares_are(store, "share", [16]), what="the one that stays to have all")
+    counted = Counter((message.stream_id, message.version) for each in seen for message in each.messages)
+    assert counted == Counter({(f"s{stream}", version): 1 for stream in range(60) for version in (1, 2)})
+
+
+async def _epochs(store: EventStore, group: str) -> list[int]:
+    rows = await store.platform_pool.fetch(
+        "SELECT epoch FROM quantum.stream_leases WHERE consumer_group = $1 ORDER BY partition", group
+    )
+    return [row["epoch"] for row in rows]
+
+
+async def _heartbeats(store: EventStore, group: str) -> Any:
+    return await store.platform_pool.fetchval(
+        "SELECT min(alive_until) FROM quantum.stream_members WHERE consumer_group = $1", group
+    )
+
+
+async def _grew(store: EventStore, group: str, since: Any) -> bool:
+    return bool(
+        await store.platform_pool.fetchval(
+            "SELECT bool_and(alive_until > $2::timestamptz + interval '2 seconds')"
+            "  FROM quantum.stream_members WHERE consumer_group = $1",
+            group, since,
+        )
+    )  # fmt: skip
+
+
+async def test_partitions_that_move_under_load_skip_nothing_and_keep_the_order(database: Database, store: EventStore) -> None:
+    seen = Seen("moving")
+    streams = [f"s{n}" for n in range(24)]
+    async with another_store(database) as second, consuming(EmbeddedTransport(store), "moving", seen.handle, batch_max=20):
+        for _ in range(3):
+            joined = asyncio.create_task(_come_and_go(second, seen))
+            while not joined.done():
+                await asyncio.gather(*(append(store, "moving", stream, 1) for stream in streams))
+        total = await store.platform_pool.fetchval("SELECT count(*) FROM quantum.events WHERE tenant_id = 'moving'")
+        await wait_until(lambda: len({message.event_id for message in seen.messages}) == total, 30, what="every event")
+    for versions in seen.versions().values():
+        assert [version for n, version in enumerate(versions) if version not in versions[:n]] == list(range(1, max(versions) + 1))
+
+
+async def _come_and_go(store: EventStore, seen: Seen) -> None:
+    before = len(seen.messages)
+    async with consuming(EmbeddedTransport(store), "moving", seen.handle, batch_max=20):
+        await wait_until(shares_are(store, "moving", [8, 8]), what="an even share")
+        await wait_until(lambda: len(seen.messages) > before + 100, what="some events")
+
+
+async def test_a_checkpoint_under_a_lost_lease_is_refused(store: EventStore) -> None:
+    seen = Seen("fenced")
+    await append(store, "fenced", "s", 1)
+    async with consuming(EmbeddedTransport(store), "fenced", seen.handle):
+        await wait_until(lambda: seen.messages, what="the event")
+        await store.platform_pool.execute(
+            "UPDATE quantum.stream_leases SET owner = 'thief', epoch = epoch + 1, checkpoint = 0 WHERE consumer_group = 'fenced'"
+        )
+        await store.platform_pool.execute(
+            "INSERT INTO quantum.stream_members VALUES ('fenced', 'thief', now() + interval '1 hour')"
+        )
+    rows = await store.platform_pool.fetch(
+        "SELECT DISTINCT owner, checkpoint FROM quantum.stream_leases WHERE consumer_group = 'fenced'"
+    )
+    assert [tuple(row) for row in rows] == [("thief", 0)]
+
+
+async def test_more_partitions_in_a_later_release_start_from_the_lowest_checkpoint(store: EventStore) -> None:
+    seen, later = Seen("split"), Seen("split")
+    for stream in range(10):
+        await append(store, "split", f"s{stream}", 1)
+    async with consuming(EmbeddedTransport(store, partitions=4), "split", seen.handle):
+        await wait_until(lambda: len(seen.messages) == 10, what="the first events")
+    for stream in range(10):
+        await append(store, "split", f"s{stream}", 1)
+    async with consuming(EmbeddedTransport(store, partitions=7), "split", later.handle):
+        await wait_until(lambda: len(later.messages) >= 10, what="the later events")
+    assert {message.stream_id for message in later.messages if message.version == 2} == {f"s{n}" for n in range(10)}
+
+
+def test_the_partition_of_a_key_is_the_same_in_every_process_and_release() -> None:
+    assert [partition_of(f"tenant-1/execution-{n}", 16) for n in range(8)] == [3, 5, 15, 9, 10, 12, 6, 0]
+
+
+WORKER = '''
+import asyncio, sys
+from event_store.store import EventStore
+from streaming.embedded import EmbeddedTransport
+
+async def main():
+    store = await EventStore.connect(app_dsn=sys.argv[1], platform_dsn=sys.argv[2])
+    async def handle(messages):
+        for message in messages:
+            print(message.stream_id, message.version, flush=True)
+    await EmbeddedTransport(store).consume("dying", handle, stop=asyncio.Event())
+
+asyncio.run(main())
+'''
+
+
+@pytest.mark.chaos
+async def test_a_killed_members_partitions_move_within_seconds_and_nothing_is_lost(
+    database: Database, store: EventStore
+) -> None:
+    seen = Seen("dying")
+    async with consuming(EmbeddedTransport(store), "dying", seen.handle):
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", WORKER, database.app_dsn, database.platform_dsn, stdout=asyncio.subprocess.DEVNULL,
+            cwd=Path(__file__).parents[2],
+        )  # fmt: skip
+        await wait_until(shares_are(store, "dying", [8, 8]), 30, what="an even share")
+        process.send_signal(signal.SIGKILL)
+        await process.wait()
+        for stream in range(40):
+            await append(store, "dying", f"s{stream}", 1)
+        await wait_until(lambda: len(seen.versions()) == 40, 15, what="the dead member's events")
+        assert await shares(store, "dying") == [16]
