@@ -128,7 +128,7 @@ def decide_start(intent: Intent | None, command: StartExecution, catalogue: Modu
         raise IntentIsArchived(command.intent_id)
     version = intent.current if command.version is None else intent.version(command.version)
     if version is None:
-        raise NotFound("version", f"{command.version} of the intent {command.intent_id}")
+        raise NotFound("version", str(command.version), f"of the intent {command.intent_id}")
     definition = _executable(version.definition, catalogue, rules)
     if faults := inputs_faults(command.inputs, rules):
         raise Invalid(faults)

@@ -151,7 +151,7 @@ def _rolled_back(state: Intent, command: RollBackIntent, catalogue: Modules, rul
     _check_version(state, command.expected_version)
     old = state.version(command.version)
     if old is None:
-        raise NotFound("version", f"{command.version} of the intent {command.intent_id}")
+        raise NotFound("version", str(command.version), f"of the intent {command.intent_id}")
     # Rules may have grown stricter since: what is new in the log today holds to the rules of today.
     parse_definition(old.definition, catalogue, rules)
     version = Version(state.current.version + 1)

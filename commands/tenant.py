@@ -58,7 +58,7 @@ def decide(state: Tenant | None, command: TenantCommand) -> list[TenantEvent]:
             raise Invalid(faults)
         return [TenantRegistered(command.tenant_id, command.name, command.at)]
     if state is None:
-        raise NotFound("tenant", command.tenant_id)
+        raise NotFound("tenant", command.tenant_id, "on this platform")
     match command, state.status:
         case SuspendTenant(), "active":
             if faults := text_faults(command.reason, "/reason", REASON_CHARS_MAX):

@@ -2,6 +2,7 @@
 """States as the documents that answers carry: what a write answers is what a read finds once it has caught up."""
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from domain.execution import Execution, PlannedStep, StepRun
@@ -11,6 +12,7 @@ from domain.tenant import Tenant
 from domain.values import IntentId, TenantId
 
 
+@lru_cache(maxsize=256)
 def timestamp(at: datetime) -> str:
     """RFC 3339 in UTC with `Z`; microseconds only where there are any, as the log writes them."""
     text = at.isoformat()

@@ -118,7 +118,7 @@ def _transport_faults(transport: Transport) -> list[Fault]:
         return [Fault("/transport/url", f"A URL is {rule}.", "invalid-url")]
     try:
         parts = urlsplit(url)
-        is_web_address = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        is_web_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         is_web_address = False
     if not is_web_address:

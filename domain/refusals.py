@@ -39,12 +39,12 @@ class DefinitionInvalid(Invalid):
 
 
 class NotFound(Refusal):
-    """There is no such thing in this tenant."""
+    """There is no such thing in this tenant, or wherever else it was looked for."""
 
     code = "not-found"
 
-    def __init__(self, kind: str, identity: str) -> None:
-        super().__init__(f"There is no {kind} {identity!r} in this tenant.")
+    def __init__(self, kind: str, identity: str, where: str = "in this tenant") -> None:
+        super().__init__(f"There is no {kind} {identity!r} {where}.")
         self.kind, self.identity = kind, identity
 
 

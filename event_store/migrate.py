@@ -24,6 +24,11 @@ GRANT SELECT ON quantum.schema_migrations TO quantum_app, quantum_platform;
 """
 _LOCK = "SELECT pg_advisory_lock(20820, 0)"
 
+# Roles are the cluster's, and the lock above is the database's: where two databases of one cluster are migrated at once, one may
+# find that the other has just made a role. Its transaction is rolled back, and the next try sees the role.
+_MET_ANOTHER_DATABASE = (asyncpg.UniqueViolationError, asyncpg.DuplicateObjectError, asyncpg.InternalServerError)
+_TRIES_MAX = 5
+
 
 class MigrationError(Exception):
     """The database's schema and this release do not fit together."""
@@ -51,11 +56,24 @@ async def migrate(owner_dsn: str, report: Callable[[str], None] = lambda name: N
     try:
         await connection.execute(_LOCK)
         applied = await _applied(connection)
+        known = migrations()
+        _refuse_newer(applied, known)
         done = []
-        for number, name, sql in migrations():
+        for number, name, sql in known:
             if number in applied:
                 _hold_against(applied[number], name, sql)
                 continue
+            await _apply(connection, number, name, sql)
+            report(name)
+            done.append(name)
+        return done
+    finally:
+        await connection.close()
+
+
+async def _apply(connection: "asyncpg.Connection[asyncpg.Record]", number: int, name: str, sql: str) -> None:
+    for tries_left in reversed(range(_TRIES_MAX)):
+        try:
             async with connection.transaction():
                 if number > 1:
                     await connection.execute("SET LOCAL ROLE quantum_owner")
@@ -66,19 +84,17 @@ async def migrate(owner_dsn: str, report: Callable[[str], None] = lambda name: N
                     "INSERT INTO quantum.schema_migrations (number, name, checksum) VALUES ($1, $2, $3)",
                     number, name, _checksum(sql),
                 )  # fmt: skip
-            report(name)
-            done.append(name)
-        return done
-    finally:
-        await connection.close()
+            return
+        except _MET_ANOTHER_DATABASE:
+            if not tries_left:
+                raise
 
 
 async def pending(connection: "asyncpg.Connection[asyncpg.Record]") -> list[str]:
     """Names of the migrations this database lacks; raises `MigrationError` when it is newer than this release."""
     applied = await _applied(connection)
     known = migrations()
-    if newer := sorted(set(applied) - {number for number, _, _ in known}):
-        raise MigrationError(f"The database has migration {newer[-1]}, which this release does not know: upgrade Quantum.")
+    _refuse_newer(applied, known)
     return [name for number, name, _ in known if number not in applied]
 
 
@@ -87,6 +103,11 @@ async def _applied(connection: "asyncpg.Connection[asyncpg.Record]") -> dict[int
         return {}
     rows = await connection.fetch("SELECT number, checksum FROM quantum.schema_migrations")
     return {row["number"]: row["checksum"] for row in rows}
+
+
+def _refuse_newer(applied: dict[int, str], known: list[tuple[int, str, str]]) -> None:
+    if newer := sorted(set(applied) - {number for number, _, _ in known}):
+        raise MigrationError(f"The database has migration {newer[-1]}, which this release does not know: upgrade Quantum.")
 
 
 def _hold_against(checksum: str, name: str, sql: str) -> None:

@@ -106,7 +106,7 @@ class EventStore:
         await self.wakeups.close()
         for pool in (self.tenant_pool, self.platform_pool):
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(1):
                     await pool.close()
             pool.terminate()
 

@@ -41,13 +41,14 @@ GRANT SELECT ON intent_search TO quantum_search;
 
 # The operators of full-text search are not leakproof, so under row-level security they get no index. This function therefore runs
 # as quantum_search, which may see every row of this one table and do nothing else. It gives ids alone, of the tenant that is set
-# and of none where none is; the documents are read with the caller's rights.
+# and of none where none is; the documents are read with the caller's rights. It is VOLATILE, like all functions that read tables
+# which a rebuild may exchange: its statements then look at the tables as they are once the exchange lets them in.
 FUNCTIONS = """
 CREATE OR REPLACE FUNCTION quantum.search_intents(
     query text, terms text[], of_name text, in_status text, before bigint, at_most integer
 )
     RETURNS TABLE (created_position bigint, intent_id text)
-    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan SET jit = off
 AS $$
 #variable_conflict use_column
@@ -103,9 +104,12 @@ UPDATE intent_search AS s SET position = row.position, status = row.status
        AS row (tenant_id, intent_id, position, status)
  WHERE s.tenant_id = row.tenant_id AND s.intent_id = row.intent_id
 """
+# Search may be ahead of the documents; it is asked only for what they have come to.
 _FIND = """
 SELECT found.created_position, i.document
-  FROM quantum.search_intents($2, $3, $4, $5, $6, $7) AS found
+  FROM quantum.search_intents(
+           $2, $3, $4, $5, least($6, (SELECT p.position + 1 FROM quantum.projections AS p WHERE p.name = 'intents')), $7
+       ) AS found
   LEFT JOIN quantum_read.intents AS i ON i.tenant_id = $1 AND i.intent_id = found.intent_id
  ORDER BY found.created_position DESC
 """

@@ -64,7 +64,7 @@ class Listing:
     def page(self, rows: Sequence[Any], limit: int) -> Page:
         """The page of rows (place, document) of which one more than `limit` was asked for.
 
-        A row without a document is passed over: search knows it already, and the read model that has it does not.
+        A row without a document is passed over: its event was set aside where the documents are kept.
         """
         shown = rows[:limit]
         more = len(rows) > limit

@@ -27,6 +27,7 @@ _LOCK_MILLISECONDS_MAX = 100
 _PATIENT_AFTER_ATTEMPTS = 20
 _PATIENT_LOCK_MILLISECONDS_MAX = 1_500
 """… but a vacuum gives way only to one that has waited for deadlock_timeout (1 s), so later attempts wait longer."""
+_ROUNDS_NEAR_MAX = 20
 _SHADOW_LOCK_MILLISECONDS_MAX = 5_000
 _SWITCH_PAUSE_SECONDS = 0.2
 
@@ -83,16 +84,18 @@ class _Rebuild:
         return self._position
 
     async def _catch_up(self, pages: LogReader) -> None:
-        while True:
+        """To the end of the log, or near it: where it is written to all the time there is no end to wait for."""
+        rounds_near = 0
+        while rounds_near < _ROUNDS_NEAR_MAX:
             page = await pages.page(self._position)
             if page.next == self._position:
-                self._progress(self._position, self._position)
                 return
             await apply_page(
                 self._connection, self._model, page.events, self._held, partial(self._advance, page.next), in_rebuild=True
             )
             self._position = page.next
             self._progress(self._position, page.horizon)
+            rounds_near += page.horizon - page.next < TAIL_MAX // 4
 
     async def _advance(self, position: int) -> None:
         moved = await self._connection.execute(

@@ -8,38 +8,44 @@ Words are kept as they are, not stemmed: definitions are mostly names, in any la
 import hashlib
 import re
 import unicodedata
-from typing import Any
 
 import orjson
 
-TEXT_CHARACTERS_MAX = 100_000
-"""Enough for 15,000 words, and certain to stay below the 1 MiB that PostgreSQL allows a tsvector."""
+TEXT_BYTES_MAX = 200_000
+"""Enough for 30,000 words, and certain to stay below the 1 MiB that PostgreSQL allows a tsvector."""
 QUERY_CHARACTERS_MAX, QUERY_WORDS_MAX = 1_000, 50
 WORD_CHARACTERS_MAX = 100
 _TERM_BYTES_MAX = 1_000
 
-_BLANK = {code: " " for code in range(128) if not chr(code).isalnum()}
+_PLAIN = bytes(ord(chr(code).lower()) if code < 128 and chr(code).isalnum() else ord(" ") for code in range(256))
+"""Every ASCII byte as its lower case, or as a blank."""
 _WORD = re.compile(r"[^\W_]+")
-_NOISE = re.compile(r'"(?:action|target|steps|id|depends_on)":')
-_ESCAPE = re.compile(r"\\[bfnrt\"\\/]")
+_KEYS = (b'"action":', b'"target":', b'"steps":', b'"id":', b'"depends_on":')
+"""Keys that every definition has, so that finding them would find everything."""
+_ESCAPE = re.compile(rb"\\[bfnrt\"\\/]")
 _QUERY_PART = re.compile(r'-?"[^"]*"?|[^\s"]+')
 
 
-def words(text: str) -> list[str]:
-    """The words of a text, in order."""
+def words(text: bytes) -> list[str]:
+    """The words of a text in UTF-8, in order. Whatever the rest of the text, an ASCII word comes out the same."""
     if text.isascii():
-        found = text.translate(_BLANK).lower().split()
+        found = text.translate(_PLAIN).decode().split()
     else:
-        found = _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
-    return [word[:WORD_CHARACTERS_MAX] for word in found] if len(text) > WORD_CHARACTERS_MAX else found
+        found = _WORD.findall(unicodedata.normalize("NFKC", text.decode(errors="ignore")).casefold())
+    if found and max(map(len, found)) > WORD_CHARACTERS_MAX:
+        return [word[:WORD_CHARACTERS_MAX] for word in found]
+    return found
 
 
-def words_of(*parts: Any) -> set[str]:
+def words_of(*parts: object) -> set[str]:
     """The words of texts and JSON values; those of the beginning where there is too much."""
-    raw = orjson.dumps(parts).decode()
-    if "\\" in raw:
-        raw = _ESCAPE.sub(" ", raw)
-    return set(words(_NOISE.sub(" ", raw[:TEXT_CHARACTERS_MAX])))
+    raw = orjson.dumps(parts)
+    if b"\\" in raw:
+        raw = _ESCAPE.sub(b" ", raw)
+    raw = raw[:TEXT_BYTES_MAX]
+    for key in _KEYS:
+        raw = raw.replace(key, b" ")
+    return set(words(raw))
 
 
 def tsquery(text: str) -> str | None:
@@ -51,7 +57,7 @@ def tsquery(text: str) -> str | None:
         if part == "OR":
             alternatives.append([])
             continue
-        group = " & ".join(f"'{word}'" for word in words(part))
+        group = " & ".join(f"'{word}'" for word in words(part.encode(errors="ignore")))
         if group:
             alternatives[-1].append(f"!({group})" if part.startswith("-") else f"({group})")
     found = [" & ".join(groups) for groups in alternatives if groups]

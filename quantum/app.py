@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 
 import httpx
 import structlog
@@ -25,6 +24,7 @@ import write_api.intents
 import write_api.modules
 import write_api.tenants
 from access.gate import Gate
+from access.http.dispatch import Dispatch
 from access.http.edge import Edge
 from access.http.handlers import install
 from access.http.routing import describe, mount
@@ -42,7 +42,8 @@ from modules.plugins import load_plugins
 from projections.documents import DocumentReader
 from projections.freshness import Freshness
 from projections.runner import ProjectionRunner
-from quantum.databases import Databases, databases
+from quantum.databases import Databases, connected, databases
+from quantum.issuing import local_issuer
 from quantum.settings import Settings
 from quantum.telemetry import Telemetry
 from read_api.health import health_router
@@ -80,16 +81,6 @@ class Platform:
     issuer: LocalIssuer
 
 
-def keys_folder(data_dir: Path) -> Path:
-    """Where the local issuer's keys lie."""
-    return data_dir / "keys"
-
-
-def local_issuer(settings: Settings) -> LocalIssuer:
-    """The issuer of `quantum token`; raises `access.issuer.KeysUnusable`."""
-    return LocalIssuer.open(keys_folder(settings.data_dir), audience=settings.auth_audience)
-
-
 def rules_of(settings: Settings) -> Rules:
     """The rules for definitions that the settings make."""
     limits = Limits(steps_max=settings.steps_max, depth_max=settings.depth_max)
@@ -109,10 +100,7 @@ async def platform(settings: Settings, report: Callable[[str], None] = lambda na
         stack.callback(telemetry.close)
         issuer = local_issuer(settings)
         where = await stack.enter_async_context(databases(settings, report))
-        store = await EventStore.connect(
-            app_dsn=where.app_dsn, platform_dsn=where.platform_dsn, direct_dsn=where.direct_dsn,
-            statement_cache=settings.database_statement_cache, pool_size=settings.database_pool_size,
-        )  # fmt: skip
+        store = await connected(where, settings)
         stack.push_async_callback(store.close)
         telemetry.observe_store(store)
 
@@ -144,7 +132,7 @@ async def platform(settings: Settings, report: Callable[[str], None] = lambda na
         gate = await stack.enter_async_context(_gate(settings, store, issuer))
         reads = ReadSide(DocumentReader(store.tenant_pool), store.tenant_pool, store.platform_pool, freshness)
         api = _api(settings, shell, gate, reads, telemetry)
-        app = telemetry.observed(Edge(api, request_bytes_max=settings.request_bytes_max))
+        app = telemetry.observed(Edge(Dispatch(api), request_bytes_max=settings.request_bytes_max))
         yield Platform(settings, where, store, app, api, telemetry, issuer)
 
 

@@ -1,54 +1,27 @@
 # intent_ref: quantum.cli
-"""The command-line program `quantum`."""
+"""The command-line program `quantum`.
 
-import asyncio
+Each command imports what it needs when it runs, so that `quantum token` does not wait for the parts of a whole platform.
+"""
+
+import contextlib
 import sys
-from collections.abc import Coroutine
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
-import orjson
 import typer
-import uvloop
-from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from access.issuer import KeysUnusable, TokenNotIssuable
-from access.roles import ROLES as TOKEN_ROLES
-from commands.handle import Envelope, Shell, handle
-from commands.tenant import RegisterTenant
-from domain.definition import Rules
-from domain.documents import tenant_document
-from domain.module import Modules
-from domain.refusals import Refusal
-from domain.values import TenantId
-from event_store.faults import DATABASE_FAULTS
-from event_store.ids import uuid7
-from event_store.migrate import MigrationError
-from event_store.records import StoreUnavailable
-from event_store.store import EventStore
-from event_store.tenancy import UnsafeRole
+from access.roles import Role
 from quantum import cli_projections
-from quantum.app import NotInThisRelease, local_issuer
-from quantum.databases import DatabaseNotReady, databases
-from quantum.embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError
-from quantum.schema import upgrade
-from quantum.server import PortInUse, serve
-from quantum.settings import ROLES, Settings, SettingsError, load_settings
-from quantum.telemetry import configure_logging
-from write_api.writing import utc_now
+from quantum.cli_output import AsJson, DataDir, err, out, print_json, run
+from quantum.settings import ROLES, Settings, load_settings
 
-T = TypeVar("T")
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Directory of the embedded database and the issuer's keys.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-EXPECTED: tuple[type[Exception], ...] = (
-    SettingsError, EmbeddedPostgresError, DatabaseNotReady, UnsafeRole, MigrationError, NotInThisRelease, PortInUse, Refusal,
-    KeysUnusable, TokenNotIssuable, StoreUnavailable, cli_projections.ProjectionError, *DATABASE_FAULTS,
-)  # fmt: skip
-"""What may go wrong without anybody having made a mistake in this program: told in a sentence."""
+if TYPE_CHECKING:
+    from quantum.app import Platform
 
-out, err = Console(), Console(stderr=True, highlight=False)
 program = typer.Typer(
     name="quantum", no_args_is_help=True, pretty_exceptions_enable=False,
     help="Multi-tenant, intent-driven orchestration on an event log in PostgreSQL.",
@@ -59,23 +32,40 @@ program.add_typer(cli_projections.program, name="projections")
 
 
 def main() -> None:
-    """Runs the program; what can be expected to go wrong ends it with a sentence and status 1."""
+    """Runs the program; what can be expected to go wrong ends it with a sentence on stderr and status 1."""
     try:
         program()
-    except EXPECTED as fault:
-        err.print(f"[bold red]quantum:[/] {str(fault) or type(fault).__name__}", markup=True, soft_wrap=True)
+    except Exception as fault:
+        if not isinstance(fault, _expected()):
+            raise
+        err.print(f"[bold red]quantum:[/] {escape(_sentence(fault))}")
         sys.exit(1)
 
 
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """Runs a coroutine on uvloop."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(work)
+def _expected() -> tuple[type[Exception], ...]:
+    """What may go wrong without anybody having made a mistake in this program."""
+    from access.issuer import KeysUnusable, TokenNotIssuable
+    from domain.refusals import Refusal
+    from event_store.faults import DATABASE_FAULTS
+    from event_store.migrate import MigrationError
+    from event_store.records import StoreUnavailable, StreamBusy
+    from event_store.tenancy import UnsafeRole
+    from quantum.app import NotInThisRelease
+    from quantum.databases import DatabaseNotReady
+    from quantum.embedded_postgres import EmbeddedPostgresError
+    from quantum.server import PortInUse, ServerEnded
+    from quantum.settings import SettingsError
+
+    return (
+        SettingsError, EmbeddedPostgresError, DatabaseNotReady, UnsafeRole, MigrationError, NotInThisRelease, PortInUse,
+        ServerEnded, Refusal, KeysUnusable, TokenNotIssuable, StoreUnavailable, StreamBusy, cli_projections.ProjectionError,
+        *DATABASE_FAULTS,
+    )  # fmt: skip
 
 
-def print_json(data: Any) -> None:
-    """Prints one JSON document on stdout."""
-    sys.stdout.write(orjson.dumps(data, option=orjson.OPT_INDENT_2 | orjson.OPT_UTC_Z).decode() + "\n")
+def _sentence(fault: Exception) -> str:
+    faults = "".join(f"\n  {one.pointer}: {one.detail}" for one in getattr(fault, "faults", ()) if hasattr(one, "pointer"))
+    return (str(fault) or type(fault).__name__) + faults
 
 
 @program.callback(invoke_without_command=True)
@@ -94,32 +84,57 @@ def serve_command(
     data_dir: DataDir = None,
     role: Annotated[str | None, typer.Option(help=f"Part of the platform to run: {', '.join(ROLES)}.")] = None,
 ) -> None:
-    """Runs the platform, or one part of it, until Ctrl-C."""
+    """Runs the platform, or one part of it, until Ctrl-C. Logs go to stderr, everything else to stdout."""
     settings = load_settings(host=host, port=port, data_dir=data_dir, role=role)
+    from quantum.logs import configure_logging
+    from quantum.server import serve
+
     configure_logging(settings)
 
-    def ready(platform: Any, address: str) -> None:
-        err.print(f"Quantum {version('quantum')} serves [bold]{address}[/] as [bold]{settings.role}[/] · page {address}/docs")
-        if settings.auth_issuer is None:
-            token = platform.issuer.issue(["tenant-123"], ["platform-admin"], "local-admin", settings.auth_token_hours)
-            err.print(f"A token for tenant-123, role platform-admin, {settings.auth_token_hours:g} hours:")
-            err.print(token, soft_wrap=True)
-        err.print("Ctrl-C stops it.")
+    async def ready(platform: "Platform", address: str) -> None:
+        out.print(f"Quantum {version('quantum')} serves [bold]{address}[/] as {settings.role}.")
+        out.print(f"Docs page: {address}/docs")
+        await _say_how_to_get_in(platform)
+        out.print("Ctrl-C stops it.")
 
-    run(serve(settings, ready, lambda name: err.print(f"applied {name}")))
+    run(serve(settings, ready, lambda name: out.print(f"applied {name}")))
+
+
+async def _say_how_to_get_in(platform: "Platform") -> None:
+    """On embedded PostgreSQL a token that works at once. Elsewhere none: what is printed there ends up in somebody's logs."""
+    from domain.refusals import TenantExists
+    from quantum.tenants import LOCAL, register
+
+    settings = platform.settings
+    if settings.auth_issuer is not None:
+        out.print(f"Tokens of {escape(settings.auth_issuer)} count.")
+    elif settings.embedded_database and settings.role == "all":
+        with contextlib.suppress(TenantExists):  # from an earlier start
+            await register(platform.store, LOCAL, "Local trials")
+        token = platform.issuer.issue([LOCAL], ["platform-admin"], "local-admin", settings.auth_token_hours)
+        out.print(f"A token for the tenant [bold]{LOCAL}[/], role platform-admin, good for {settings.auth_token_hours:g} hours:")
+        out.print(token)
+    else:
+        out.print("`quantum token` makes tokens.")
+    out.print("`quantum tenant create` registers tenants.")
 
 
 @program.command()
 def token(
     tenant: Annotated[list[str], typer.Option(help="The tenant the token speaks for; may be repeated.")],
-    role: Annotated[list[str], typer.Option(help=f"What it may do; may be repeated: {', '.join(TOKEN_ROLES)}.")],
+    role: Annotated[list[str], typer.Option(help=f"What it may do; may be repeated: {', '.join(get_args(Role))}.")],
     subject: Annotated[str, typer.Option(help="Who carries it; recorded with every event.")] = "cli",
     hours: Annotated[float | None, typer.Option(help="How long it is valid.")] = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Prints a token of the local issuer, and nothing else. Needs no server."""
+    """Prints a token of the local issuer, and nothing else. Needs no server, and no tenant that is registered."""
     settings = load_settings(data_dir=data_dir)
-    typer.echo(local_issuer(settings).issue(tenant, role, subject, hours or settings.auth_token_hours))
+    from quantum.issuing import local_issuer
+
+    signed = local_issuer(settings).issue(tenant, role, subject, settings.auth_token_hours if hours is None else hours)
+    if settings.auth_issuer is not None:
+        err.print("[yellow]This platform trusts another issuer (QUANTUM_AUTH_ISSUER): it will refuse this token.[/]")
+    typer.echo(signed)
 
 
 @tenants.command("create")
@@ -131,24 +146,20 @@ def create_tenant(
 ) -> None:
     """Registers a tenant; works with the platform up or down."""
     settings = load_settings(data_dir=data_dir)
-    document = run(_create_tenant(settings, TenantId(tenant_id), name or tenant_id))
+    document = run(_create_tenant(settings, tenant_id, name or tenant_id))
     if as_json:
         print_json(document)
     else:
         out.print(f"The tenant [bold]{tenant_id}[/] is registered.")
 
 
-async def _create_tenant(settings: Settings, tenant_id: TenantId, name: str) -> dict[str, Any]:
-    async with databases(settings, join=True) as where:
-        store = await EventStore.connect(app_dsn=where.app_dsn, platform_dsn=where.platform_dsn, direct_dsn=where.direct_dsn)
-        try:
-            command_id = uuid7()
-            envelope = Envelope(tenant_id, command_id, "cli", str(command_id))
-            command = RegisterTenant(tenant_id=tenant_id, name=name, at=utc_now())
-            outcome = await handle(Shell(store, Modules({}), Rules()), command, envelope)
-            return tenant_document(outcome.state)
-        finally:
-            await store.close()
+async def _create_tenant(settings: Settings, tenant_id: str, name: str) -> dict[str, Any]:
+    from domain.values import TenantId
+    from quantum.databases import event_store
+    from quantum.tenants import register
+
+    async with event_store(settings) as store:
+        return await register(store, TenantId(tenant_id), name)
 
 
 @program.command()
@@ -163,6 +174,10 @@ def migrate(data_dir: DataDir = None, as_json: AsJson = False) -> None:
 
 
 async def _migrate(settings: Settings, *, quiet: bool) -> list[str]:
+    from quantum.databases import DatabaseNotReady
+    from quantum.embedded_postgres import EmbeddedPostgres
+    from quantum.schema import upgrade
+
     done: list[str] = []
 
     def report(name: str) -> None:
@@ -171,8 +186,9 @@ async def _migrate(settings: Settings, *, quiet: bool) -> list[str]:
             out.print(f"applied {name}")
 
     if settings.embedded_database:
-        async with EmbeddedPostgres(settings.data_dir) as urls:
-            await upgrade(urls.owner_dsn, report)
+        server = EmbeddedPostgres(settings.data_dir)
+        await server.start(report)
+        await server.stop()
         return done
     if settings.database_owner_url is None:
         raise DatabaseNotReady(
@@ -184,7 +200,7 @@ async def _migrate(settings: Settings, *, quiet: bool) -> list[str]:
 
 @program.command()
 def doctor(data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    """Checks everything the platform depends on, and says how to mend what is wrong."""
+    """Checks everything the platform depends on, and says how to mend what is wrong. Ends with status 1 if anything is."""
     from quantum.doctor import diagnose
 
     findings = run(diagnose(data_dir))
@@ -193,10 +209,10 @@ def doctor(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     else:
         table = Table(box=None, show_header=False, pad_edge=False)
         for found in findings:
-            table.add_row("[green]ok[/]" if found.ok else "[bold red]wrong[/]", found.check, found.detail)
+            table.add_row("[green]ok[/]" if found.ok else "[bold red]wrong[/]", found.check, escape(found.detail))
             if found.mend:
-                table.add_row("", "", f"[yellow]→ {found.mend}[/]")
-        out.print(table)
+                table.add_row("", "", f"[yellow]→ {escape(found.mend)}[/]")
+        out.print(table, soft_wrap=False)
     if not all(found.ok for found in findings):
         raise typer.Exit(1)
 

@@ -15,6 +15,7 @@ ENDING = frozenset({"execution_completed", "execution_failed", "execution_cancel
 RECONNECTS_MAX = 60
 _PAUSE_SECONDS_MAX = 5.0
 _SILENCE_SECONDS_MAX = 60.0
+_TRY_AGAIN = frozenset({502, 503, 504})
 
 
 class QuantumError(Exception):
@@ -48,6 +49,9 @@ class Response:
         if self._response.is_error:
             raise QuantumError(self._response)
         return self._response.json()[key]
+
+    def __contains__(self, key: object) -> bool:
+        return not self._response.is_error and key in self._response.json()
 
     def __repr__(self) -> str:
         return f"<Response [{self._response.status_code}]>"
@@ -101,7 +105,7 @@ class Client:
         """DELETE `path`."""
         return await self.request("DELETE", path, **options)
 
-    async def stream(self, path: str, *, last_event_id: str | None = None) -> AsyncIterator[dict[str, Any]]:
+    async def stream(self, path: str, *, last_event_id: str | None = None) -> AsyncGenerator[dict[str, Any]]:
         """The events of `path` as dicts: history, then live, to the end of the stream.
 
         A lost connection is taken up again after the last event that came, so each event comes once. Raises `QuantumError`
@@ -134,20 +138,31 @@ class Client:
             headers["Last-Event-ID"] = last_event_id
         timeout = httpx.Timeout(30.0, read=_SILENCE_SECONDS_MAX)
         async with self._http.stream("GET", path, headers=headers, timeout=timeout) as response:
-            if response.status_code in (502, 503, 504):
+            if response.status_code in _TRY_AGAIN:
                 raise httpx.ConnectError(f"The platform answers {response.status_code}.")
             if response.is_error:
                 await response.aread()
                 raise QuantumError(response)
-            token: str | None = None
-            data: list[str] = []
-            async for line in response.aiter_lines():
-                name, _, value = line.partition(":")
-                value = value.removeprefix(" ")
-                if name == "id":
-                    token = value
-                elif name == "data":
-                    data.append(value)
-                elif not line and data:
-                    yield token, orjson.loads("\n".join(data))
-                    data.clear()
+            async with aclosing(_messages(response.aiter_bytes())) as messages:
+                async for message in messages:
+                    yield message
+
+
+async def _messages(chunks: AsyncIterator[bytes]) -> AsyncGenerator[tuple[str | None, dict[str, Any]]]:
+    """(id, data) of each Server-Sent Event. A message that the connection's end cuts off is none."""
+    token: str | None = None
+    data: list[bytes] = []
+    rest = b""
+    async for chunk in chunks:
+        # Only line feeds end lines: text may hold other characters that Unicode counts as line ends.
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            name, _, value = line.removesuffix(b"\r").partition(b":")
+            value = value.removeprefix(b" ")
+            if name == b"id":
+                token = value.decode()
+            elif name == b"data":
+                data.append(value)
+            elif not name and not value and data:
+                yield token, orjson.loads(b"\n".join(data))
+                data = []

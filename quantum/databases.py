@@ -9,6 +9,7 @@ import asyncpg
 
 from event_store.faults import DATABASE_FAULTS
 from event_store.migrate import pending
+from event_store.store import EventStore
 from quantum.embedded_postgres import DataDirectoryInUse, EmbeddedPostgres, running_database
 from quantum.settings import Settings
 
@@ -63,6 +64,25 @@ async def databases(
     )
     await _require_schema(found_databases.direct_dsn)
     yield found_databases
+
+
+async def connected(where: Databases, settings: Settings) -> EventStore:
+    """The event store on that database; close it. Raises `UnsafeRole`."""
+    return await EventStore.connect(
+        app_dsn=where.app_dsn, platform_dsn=where.platform_dsn, direct_dsn=where.direct_dsn,
+        statement_cache=settings.database_statement_cache, pool_size=settings.database_pool_size,
+    )  # fmt: skip
+
+
+@asynccontextmanager
+async def event_store(settings: Settings) -> AsyncIterator[EventStore]:
+    """The event store for a command of the command line, whether the platform is up or down. Raises what `databases` raises."""
+    async with databases(settings, join=True) as where:
+        store = await connected(where, settings)
+        try:
+            yield store
+        finally:
+            await store.close()
 
 
 async def _require_schema(dsn: str) -> None:

@@ -11,8 +11,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
+import httpx
+import orjson
+from pydantic_settings import SettingsConfigDict
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -20,11 +24,11 @@ from domain import execution
 from domain.documents import execution_document
 from domain.values import ExecutionId, TenantId, execution_stream
 from quantum.app import Platform
-from quantum.client import Client, Response
+from quantum.client import Client, QuantumError, Response
 from quantum.embedded_postgres import EmbeddedPostgresError
+from quantum.logs import configure_logging
 from quantum.server import served
-from quantum.settings import SettingsError, load_settings
-from quantum.telemetry import configure_logging
+from quantum.settings import Settings
 
 TENANT = "tenant-123"
 INTENT: dict[str, Any] = {
@@ -52,8 +56,8 @@ async def tell(data_dir: Path | None, console: Console | None = None) -> int:
     try:
         async with asyncio.timeout(_SECONDS_MAX), _folder(data_dir) as folder:
             await _Story(console, folder).tell()
-    except (DemoFailed, EmbeddedPostgresError, SettingsError) as fault:
-        console.print(f"\n[bold red]The demo stopped:[/] {fault}")
+    except (DemoFailed, EmbeddedPostgresError, QuantumError, httpx.HTTPError) as fault:
+        console.print(f"\n[bold red]The demo stopped:[/] {escape(str(fault) or type(fault).__name__)}")
         return 1
     except TimeoutError:
         console.print(
@@ -75,13 +79,19 @@ async def _folder(data_dir: Path | None) -> AsyncIterator[Path]:
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
 
+class _Alone(Settings):
+    """Settings that the environment does not reach: the story has a platform of its own, whatever is said about others."""
+
+    model_config = SettingsConfigDict(env_prefix="QUANTUM_DEMO_ALONE_")
+
+
 class _Story:
     def __init__(self, console: Console, folder: Path) -> None:
         self._console, self._folder, self._chapter = console, folder, 0
 
     async def tell(self) -> None:
         began = time.monotonic()
-        settings = load_settings(data_dir=self._folder, port=0, role="all", log_level="error", log_format="console", sandbox=True)
+        settings = _Alone(data_dir=self._folder, port=0, log_level="error", log_format="console")  # type: ignore[call-arg]  # the rest has defaults
         configure_logging(settings)
         self._console.print("[bold]Quantum[/]: a command becomes an event, a read model and an executed intent.\n")
         self._say("Starting PostgreSQL 18 and the platform")
@@ -241,6 +251,4 @@ def _short(result: Any) -> str:
 
 
 def _plain(document: dict[str, Any]) -> Any:
-    import orjson
-
     return orjson.loads(orjson.dumps(document, option=orjson.OPT_UTC_Z))

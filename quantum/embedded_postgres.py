@@ -227,7 +227,8 @@ class EmbeddedPostgres:
             timeout_seconds=_START_SECONDS_MAX + 10,
         )  # fmt: skip
         if done.returncode != 0:
-            raise EmbeddedPostgresError(f"PostgreSQL did not start on {self.cluster}.{self._log_tail()}")
+            said = done.stdout.strip()[-500:]
+            raise EmbeddedPostgresError(f"PostgreSQL did not start on {self.cluster}. {said}{self._log_tail()}")
         return socket_directory
 
     def _configure(self, account: ServerAccount, socket_directory: Path) -> None:

@@ -4,7 +4,8 @@
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 
 import uvicorn
@@ -20,12 +21,35 @@ class PortInUse(Exception):
     """The address cannot be listened on."""
 
 
+class ServerEnded(Exception):
+    """The HTTP server ended although nobody had asked it to. The log says why."""
+
+    def __init__(self) -> None:
+        super().__init__(self.__doc__)
+
+
 class _Server(uvicorn.Server):
     """uvicorn without handlers of its own for signals: the platform's order of stopping is ours."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Requests under way get `_DRAIN_SECONDS`; streams, which might go on for hours, are cut, and clients resume them."""
+        for connection in list(self.server_state.connections):
+            cycle = getattr(connection, "cycle", None)
+            if cycle is not None and cycle.scope.get("quantum.is_stream", False):
+                connection.transport.close()
+        await super().shutdown(sockets)
 
 
 @asynccontextmanager
@@ -36,42 +60,47 @@ async def served(
 
     Raises `PortInUse`, and what `quantum.app.platform` raises.
     """
-    async with platform(settings, report) as running:
-        config = uvicorn.Config(
-            running.app, host=settings.host, port=settings.port, loop="none", http="httptools", ws="none", lifespan="off",
-            log_config=None, access_log=False, server_header=False, timeout_keep_alive=_IDLE_CONNECTION_SECONDS,
-            timeout_graceful_shutdown=_DRAIN_SECONDS, backlog=2048,
-        )  # fmt: skip
-        server = _Server(config)
-        ended = asyncio.Event()
-        task = asyncio.create_task(_serve(server), name="http")
-        task.add_done_callback(lambda _task: ended.set())
-        while not server.started and not task.done():  # noqa: ASYNC110 - uvicorn tells by a flag
-            await asyncio.sleep(0.005)
-        if task.done():
-            fault = task.exception()
-            raise PortInUse(
-                f"Cannot listen on {settings.host}:{settings.port}: choose another with --port or "
-                "QUANTUM_PORT, or stop what uses it."
-            ) from fault
-        try:
-            yield running, _address(server, settings), ended
-        finally:
-            server.should_exit = True
-            await asyncio.gather(task, return_exceptions=True)
+    # The port is taken before anything else starts: a wrong one costs no start of the database.
+    with contextlib.closing(_bound(settings)) as listener:
+        async with platform(settings, report) as running:
+            config = uvicorn.Config(
+                running.app, loop="none", http="httptools", ws="none", lifespan="off", log_config=None, access_log=False,
+                server_header=False, timeout_keep_alive=_IDLE_CONNECTION_SECONDS, timeout_graceful_shutdown=_DRAIN_SECONDS,
+                backlog=2048,
+            )  # fmt: skip
+            server = _Server(config)
+            ended = asyncio.Event()
+            task = asyncio.create_task(server.serve([listener]), name="http")
+            task.add_done_callback(lambda _task: ended.set())
+            await _first(server.listening, ended)
+            if task.done():
+                await task
+                raise ServerEnded
+            try:
+                yield running, _address(listener), ended
+            finally:
+                server.should_exit = True
+                await asyncio.gather(task, return_exceptions=True)
 
 
-async def _serve(server: _Server) -> None:
+def _bound(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        await server.serve()
-    except SystemExit as fault:
-        raise PortInUse(str(fault)) from fault
+        listener.bind((settings.host, settings.port))
+    except OSError as fault:
+        listener.close()
+        raise PortInUse(
+            f"Cannot listen on {settings.host}:{settings.port} ({fault.strerror or fault}): choose another address with --host "
+            "and --port or QUANTUM_HOST and QUANTUM_PORT, or stop what uses it."
+        ) from fault
+    return listener
 
 
-def _address(server: uvicorn.Server, settings: Settings) -> str:
-    port = server.servers[0].sockets[0].getsockname()[1] if server.servers else settings.port
-    host = settings.host if ":" not in settings.host else f"[{settings.host}]"
-    return f"http://{host}:{port}"
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 @asynccontextmanager
@@ -88,11 +117,19 @@ async def stop_signals() -> AsyncIterator[asyncio.Event]:
             loop.remove_signal_handler(number)
 
 
-async def serve(settings: Settings, ready: Callable[[Platform, str], None], report: Callable[[str], None]) -> None:
-    """Serves until a signal comes; `ready` is called with the platform and its address."""
+async def serve(settings: Settings, ready: Callable[[Platform, str], Awaitable[None]], report: Callable[[str], None]) -> None:
+    """Serves until a signal comes; `ready` is called with the platform and its address. Raises what `served` raises."""
     async with stop_signals() as stop, served(settings, report) as (running, address, ended):
-        ready(running, address)
-        waits = [asyncio.create_task(event.wait()) for event in (stop, ended)]
+        await ready(running, address)
+        await _first(stop, ended)
+        if not stop.is_set():
+            raise ServerEnded
+
+
+async def _first(*events: asyncio.Event) -> None:
+    waits = [asyncio.create_task(event.wait()) for event in events]
+    try:
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
         for wait in waits:
             wait.cancel()

@@ -116,7 +116,9 @@ def _allow_passing(directory: Path, uid: int, mode: int) -> None:
     """Search permission for one user by an access control list; for everybody where the file system has none."""
     try:
         entries = _access_list(directory, mode)
-        if any(tag == _ACL_USER and owner == uid and permissions & 1 for tag, permissions, owner in entries):
+        # A chmod since then has cut the mask, and with it what the entry grants.
+        grants = all(bits & 1 for tag, bits, owner in entries if tag == _ACL_MASK or (tag, owner) == (_ACL_USER, uid))
+        if grants and any((tag, owner) == (_ACL_USER, uid) for tag, _, owner in entries):
             return
         entries = [one for one in entries if (one[0], one[2]) != (_ACL_USER, uid)] + [(_ACL_USER, 1, uid)]
         entries = [(tag, bits | 1 if tag == _ACL_MASK else bits, owner) for tag, bits, owner in entries]

@@ -1,22 +1,18 @@
 # intent_ref: quantum.telemetry
-"""Traces, metrics and logs: OpenTelemetry for the first two, structlog for the third.
+"""Traces and metrics, by OpenTelemetry.
 
 Traces leave the process only where OpenTelemetry's own variables say where to (`OTEL_EXPORTER_OTLP_ENDPOINT`); without, no
 span is made. An event carries the traceparent of what caused it, so request, append, saga, module and projection are one
 trace; where a span goes on after a pause of its own (saga, projection) it also links to its cause. Metrics are always kept,
-for `/metrics`. No label and no log line holds a payload or a token; no metric label holds a tenant.
+for `/metrics`. No label holds a payload, a token or a tenant.
 """
 
 import contextlib
-import logging
 import os
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from contextvars import ContextVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import structlog
 from opentelemetry import metrics, trace
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import CallbackOptions, Observation
@@ -34,7 +30,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from event_store.records import RecordedEvent
 from event_store.store import EventStore
 from projections.runner import ProjectionRunner
-from quantum.settings import Settings
+from quantum.logs import log_request, request_scope
 from sagas.execution import ExecutionSaga
 from streaming.embedded import EmbeddedTransport
 from streaming.relay import Relay
@@ -43,53 +39,9 @@ _EXPORT_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_E
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _SPANS_A_BATCH_MAX = 200
+_UNTRACED = "^[a-z]+://[^/]+/(health/|metrics$)"
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _propagator = TraceContextTextMapPropagator()
-_request: ContextVar[Scope | None] = ContextVar("request", default=None)
-log = structlog.get_logger("quantum.http")
-
-
-def configure_logging(settings: Settings) -> None:
-    """Log lines on stderr: JSON, or coloured for a console. Each has the request's correlation id, tenant and trace id."""
-    level = getattr(logging, settings.log_level.upper())
-    renderer: Any = (
-        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-        if settings.log_format == "console"
-        else structlog.processors.JSONRenderer()
-    )
-    shared: list[Any] = [
-        structlog.contextvars.merge_contextvars,
-        _with_request,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
-    ]
-    structlog.configure(
-        processors=[*shared, renderer],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=False,
-    )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
-        )
-    )
-    logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
-
-
-def _with_request(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    scope = _request.get()
-    if scope is not None:
-        if (correlation_id := scope.get("quantum.correlation_id")) is not None:
-            line.setdefault("correlation_id", correlation_id)
-        if (tenant_id := scope.get("quantum.tenant_id")) is not None:
-            line.setdefault("tenant", tenant_id)
-    span = trace.get_current_span().get_span_context()
-    if span.is_valid:
-        line.setdefault("trace_id", format(span.trace_id, "032x"))
-    return line
 
 
 class HttpDurations(Collector):
@@ -153,11 +105,15 @@ class Telemetry:
 
     def observed(self, app: ASGIApp) -> ASGIApp:
         """The application with its requests measured, and traced where traces are exported."""
-        if self.tracers is not None:
-            from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
+        observed = _Observed(app, self.http)
+        if self.tracers is None:
+            return observed
+        from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 
-            app = OpenTelemetryMiddleware(app, excluded_urls="health,metrics", tracer_provider=self.tracers)
-        return _Observed(app, self.http)
+        # No span for each message sent: a stream of events sends any number.
+        return OpenTelemetryMiddleware(
+            observed, excluded_urls=_UNTRACED, tracer_provider=self.tracers, exclude_spans=["receive", "send"]
+        )
 
     def observe_store(self, store: EventStore) -> None:
         """Append latency, batch size, conflicts, and a span an append."""
@@ -274,6 +230,8 @@ def _tracer_provider(resource: Resource) -> TracerProvider | None:
 
 
 class _Observed:
+    """Measures each request, and logs those that were refused for whom they came from and those that failed."""
+
     def __init__(self, app: ASGIApp, durations: HttpDurations) -> None:
         self._app, self._durations = app, durations
 
@@ -289,12 +247,16 @@ class _Observed:
                 status = message["status"]
             await send(message)
 
-        token = _request.set(scope)
+        token = request_scope.set(scope)
         try:
             await self._app(scope, receive, observe)
         finally:
             seconds = time.perf_counter() - began
+            # Whatever a client makes up, the labels are a closed set.
+            method = scope["method"] if scope["method"] in _METHODS else "other"
             route = getattr(scope.get("route"), "path", "none")
-            self._durations.record(scope["method"], route, status, seconds)
-            log.debug("request", method=scope["method"], route=route, status=status, seconds=round(seconds, 6))
-            _request.reset(token)
+            self._durations.record(method, route, status, seconds)
+            if (span := trace.get_current_span()).is_recording():
+                span.update_name(f"{method} {route}")
+            log_request(scope, method, route, status, seconds)
+            request_scope.reset(token)

@@ -94,6 +94,7 @@ class ExecutionStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Writes until the end, or until the client has gone; then nothing of it is left."""
+        scope["quantum.is_stream"] = True  # a server that stops cuts it at once
         writing = asyncio.create_task(self._write(send))
         leaving = asyncio.create_task(_gone(receive))
         try:

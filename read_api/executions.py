@@ -52,13 +52,18 @@ _FILTERS: Final = (
     LIMIT,
     CURSOR,
 )
-_SSE_SCHEMA: Final[dict[str, Any]] = {
-    "type": "string",
-    "description": "Server-Sent Events: `event:` is the type, `data:` the event as JSON, `id:` the resume token.",
-    "examples": ['id: cTEuNDI\nevent: step_completed\ndata: {"type":"step_completed","step":"build-docker-image"}\n\n'],
+_SSE_EVENT: Final[dict[str, Any]] = {
+    "type": "object",
+    "description": "`event` is the type, `data` the event as JSON, `id` the resume token.",
+    "required": ["id", "event", "data"],
+    "properties": {
+        "id": {"type": "string", "examples": ["cTEuNDI"]},
+        "event": {"type": "string", "examples": ["step_completed"]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
 }
 _FOLLOWED: Final = Answer(
-    200, "Events in order.", documents.ExecutionEventPage, at_times=LINK, also=(("text/event-stream", _SSE_SCHEMA),)
+    200, "Events in order.", documents.ExecutionEventPage, at_times=LINK, streams=("text/event-stream", _SSE_EVENT)
 )
 
 

@@ -29,7 +29,7 @@ GROUP = "saga.execution"
 _HEARTBEAT_SECONDS = 1.0
 _CLAIM_PAUSE_SECONDS = 0.005
 _FAULT_PAUSE_SECONDS = 0.5
-_FAULTS = (*DATABASE_FAULTS, StoreUnavailable)
+_FAULTS: tuple[type[Exception], ...] = (*DATABASE_FAULTS, StoreUnavailable)
 
 log = structlog.get_logger(__name__)
 

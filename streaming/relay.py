@@ -26,7 +26,7 @@ _LOCK = "SELECT pg_advisory_lock(20824, hashtext($1))"
 _CHECKPOINT = "SELECT position FROM quantum.relay_checkpoints WHERE relay = $1"
 _FIRST_CHECKPOINT = "INSERT INTO quantum.relay_checkpoints (relay, position) VALUES ($1, 0) ON CONFLICT DO NOTHING"
 _MOVE = "UPDATE quantum.relay_checkpoints SET position = $3, published_at = now() WHERE relay = $1 AND position = $2"
-_FAULTS = (*DATABASE_FAULTS, StoreUnavailable)
+_FAULTS: tuple[type[Exception], ...] = (*DATABASE_FAULTS, StoreUnavailable)
 _STATEMENT_SECONDS_MAX = 10.0
 _IDLE_SECONDS_MAX = 1.0
 _BACK_OFF_SECONDS = 0.1
@@ -48,7 +48,7 @@ class Statistics:
     observe_publish: Callable[[int, float], None] = field(default=lambda messages, seconds: None)
 
 
-class _LostLead(Exception):
+class _LostLead(ConnectionError):
     """Another relay has moved the checkpoint."""
 
 
@@ -82,7 +82,7 @@ class Relay:
                     if connection is not None:
                         pause = _BACK_OFF_SECONDS
                         await self._lead(connection, stop)
-            except (*_FAULTS, _LostLead) as fault:
+            except _FAULTS as fault:
                 log.warning("the relay lost its lead or its database", relay=self._name, fault=repr(fault))
                 await _wait(stop, pause)
                 pause = min(pause * 2, _BACK_OFF_SECONDS_MAX)
@@ -171,4 +171,5 @@ class Relay:
 
 async def _wait(stop: asyncio.Event, seconds: float) -> None:
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(stop.wait(), timeout=seconds)
+        async with asyncio.timeout(seconds):
+            await stop.wait()

@@ -61,7 +61,12 @@ def evolve_of(stream_id: str) -> Callable[[Any, Any], Any]:
     """The fold of the concept that a stream belongs to."""
     if stream_id == modules_stream():
         return module.evolve
-    return {"tenant": tenant.evolve, "intent": intent.evolve, "execution": execution.evolve}[stream_id.split("-")[0]]
+    folds: dict[str, Callable[[Any, Any], Any]] = {
+        "tenant": tenant.evolve,
+        "intent": intent.evolve,
+        "execution": execution.evolve,
+    }
+    return folds[stream_id.split("-", 1)[0]]
 
 
 def states(history: Iterable[Happened]) -> dict[tuple[int, str], Any]:
@@ -119,9 +124,7 @@ def _intent(draw: st.DrawFn, owner: int, folded: Any, at: datetime) -> tuple[Str
         return stream_id, [intent.IntentRolledBack(intent_id, version, Version(to), definition, at)]
     if kind == "archived":
         return stream_id, [intent.IntentArchived(intent_id, state.name, at)]
-    return stream_id, [
-        intent.IntentDeprecated(intent_id, at) if kind == "deprecated" else intent.IntentActivated(intent_id, at)
-    ]
+    return stream_id, [intent.IntentDeprecated(intent_id, at) if kind == "deprecated" else intent.IntentActivated(intent_id, at)]
 
 
 def _module(draw: st.DrawFn, owner: int, folded: Any, at: datetime) -> tuple[StreamId, list[Any]]:
@@ -207,6 +210,5 @@ def started(execution_id: str, **changes: Any) -> execution.ExecutionStarted:
 
 def registered(name: str, *actions: str) -> module.ModuleRegistered:
     """A module's first event."""
-    return module.ModuleRegistered(
-        ModuleName(name), tuple(Action(ActionName(action)) for action in actions), Transport("http", url="https://example.org"), BEGIN
-    )  # fmt: skip
+    transport = Transport("http", url="https://example.org")
+    return module.ModuleRegistered(ModuleName(name), tuple(Action(ActionName(action)) for action in actions), transport, BEGIN)

@@ -56,7 +56,9 @@ class Tenant:
     http: Http
     id: str
 
-    async def request(self, method: str, path: str, *, roles: Sequence[str] = ("tenant-admin",), **options: Any) -> httpx.Response:
+    async def request(
+        self, method: str, path: str, *, roles: Sequence[str] = ("tenant-admin",), **options: Any
+    ) -> httpx.Response:  # fmt: skip
         """A request with a token of this tenant."""
         headers = {**self.http.bearer(self.id, roles=roles), **options.pop("headers", {})}
         return await self.http.client.request(method, API + path, headers=headers, **options)

@@ -13,6 +13,7 @@ from access.http import documents
 from access.http.headers import command_identity, entity_tag, expected_versions
 from access.http.json_body import parse_object, validated
 from access.http.operations import Answer
+from access.http.problems import Problem
 from access.http.routing import API_PREFIX, GuardedRoutes
 from access.principal import Access
 from access.roles import INTENTS_WRITE
@@ -28,6 +29,7 @@ from commands.intent import (
 )
 from domain.documents import intent_document
 from domain.intent import Intent, evolve
+from domain.refusals import NotFound
 from domain.values import IntentId, TenantId, intent_stream
 from write_api.writing import KEY_HEADERS, REPLAY, WRITTEN, Clock, Nothing, envelope, gone, no_body, utc_now, written
 
@@ -73,7 +75,7 @@ class NewIntent(BaseModel):
         strict=True,
         json_schema_extra={"examples": [{"name": "deploy-web-app", "definition": documents.DEFINITION_EXAMPLE}]},
     )
-    name: str = Field(examples=["deploy-web-app"])
+    name: str = Field(examples=["deploy-web-app"], json_schema_extra={"minLength": 1, "maxLength": 200})
     definition: Definition
     description: str | None = None
     labels: dict[str, str] = Field(default_factory=dict, examples=[{"team": "web"}])
@@ -202,11 +204,16 @@ def _answer(status: int, tenant_id: TenantId, outcome: Outcome[Intent], *, locat
 
 
 async def _one_of(shell: Shell, tenant_id: TenantId, intent_id: IntentId, versions: tuple[int, ...] | None) -> int | None:
-    """The one version to expect: where `If-Match` names several, the one that is current. 0, which no intent has, for none."""
-    if versions is None or len(versions) == 1:
-        return versions[0] if versions else None
-    if not versions:
-        return 0
+    """The one version to expect: where `If-Match` names several, the one that is current. Raises `NotFound`, `Problem`."""
+    if versions is None:
+        return None
+    if len(versions) == 1:
+        return versions[0]
     loaded = await shell.store.load(tenant_id, intent_stream(intent_id), evolve)
-    current = loaded.state.current.version if loaded.state is not None else 0
-    return current if current in versions else versions[0]
+    if loaded.state is None:
+        raise NotFound("intent", intent_id)
+    current = loaded.state.current.version
+    if current not in versions:
+        sentence = f"The intent {intent_id} is at version {current}, which `If-Match` does not name by a strong tag."
+        raise Problem("precondition-failed", sentence)
+    return current

@@ -81,7 +81,7 @@ class ActionBody(BaseModel):
     """What the module can do. `timeout` and `retry` hold where a step says nothing."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
-    name: str = Field(examples=["build-image"])
+    name: str = Field(examples=["build-image"], json_schema_extra={"pattern": "^[A-Za-z0-9._-]{1,100}$"})
     input_schema: dict[str, Any] | None = None
     output_schema: dict[str, Any] | None = None
     timeout: Seconds = None
@@ -93,7 +93,7 @@ class ModuleDescription(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [_EXAMPLE]})
     name: str | None = None
-    actions: list[ActionBody]
+    actions: list[ActionBody] = Field(json_schema_extra={"minItems": 1, "maxItems": 200})
     transport: Annotated[TransportBody, BeforeValidator(_address)]
 
 
@@ -101,8 +101,8 @@ class NewModule(BaseModel):
     """A module to register."""
 
     model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [_EXAMPLE]})
-    name: str = Field(examples=["docker"])
-    actions: list[ActionBody]
+    name: str = Field(examples=["docker"], json_schema_extra={"pattern": "^[a-z0-9]([a-z0-9._-]{0,98}[a-z0-9])?$"})
+    actions: list[ActionBody] = Field(json_schema_extra={"minItems": 1, "maxItems": 200})
     transport: Annotated[TransportBody, BeforeValidator(_address)]
 
 

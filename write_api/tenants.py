@@ -36,8 +36,11 @@ class NewTenant(BaseModel):
     model_config = ConfigDict(
         extra="forbid", strict=True, json_schema_extra={"examples": [{"id": "tenant-123", "name": "Acme"}]}
     )
-    id: str = Field(description="A slug: lower-case letters, digits and inner hyphens.", examples=["tenant-123"])
-    name: str = Field(examples=["Acme"])
+    id: str = Field(
+        description="A slug: lower-case letters, digits and inner hyphens.", examples=["tenant-123"],
+        json_schema_extra={"pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"},
+    )  # fmt: skip
+    name: str = Field(examples=["Acme"], json_schema_extra={"minLength": 1, "maxLength": 200})
 
 
 class Suspension(BaseModel):

@@ -56,8 +56,8 @@ class Answer:
     model: type[BaseModel] | None = None
     headers: tuple[str, ...] = ()
     at_times: tuple[str, ...] = ()
-    also: tuple[tuple[str, dict[str, Any]], ...] = ()
-    """Other media types with their schemas."""
+    streams: tuple[str, dict[str, Any]] | None = None
+    """Another media type, which streams items of this schema."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,9 +167,12 @@ def _answer(answer: Answer, references: dict[type[BaseModel], dict[str, Any]]) -
     headers = [*((name, True) for name in answer.headers), *((name, False) for name in answer.at_times)]
     if headers:
         described["headers"] = {name: _header(name, required=required) for name, required in headers}
-    content = {media_type: {"schema": schema} for media_type, schema in answer.also}
+    content: dict[str, Any] = {}
     if answer.model is not None:
         content["application/json"] = {"schema": references[answer.model]}
+    if answer.streams is not None:
+        media_type, item = answer.streams
+        content[media_type] = {"itemSchema": item}
     if content:
         described["content"] = content
     return described

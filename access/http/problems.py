@@ -141,6 +141,7 @@ def document(request: HTTPConnection, problem: Problem) -> dict[str, Any]:
 def response(request: HTTPConnection, problem: Problem) -> Response:
     """The answer that carries the problem document."""
     kind = KINDS[problem.code]
+    request.scope["quantum.problem"] = problem.code  # for the logs
     headers = dict(problem.headers)
     if kind.status == 401:
         error = "" if problem.code == "token-missing" else f', error="invalid_token", error_description="{problem.code}"'

@@ -67,8 +67,7 @@ class QuantumAggregateRecorder(AggregateRecorder):
 
     _numbered = False
 
-    def __init__(self, datastore: Datastore, *, sequence: str = "stored_events", **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, datastore: Datastore, *, sequence: str = "stored_events") -> None:
         self.datastore, self.sequence = datastore, sequence
 
     def insert_events(self, stored_events: Sequence[StoredEvent], **kwargs: Any) -> Sequence[int] | None:
@@ -161,8 +160,7 @@ class QuantumApplicationRecorder(QuantumAggregateRecorder, ApplicationRecorder):
 class QuantumTrackingRecorder(TrackingRecorder):
     """How far a follower has come. Subclass it to keep a read model: write rows and `track` in one `datastore.transaction()`."""
 
-    def __init__(self, datastore: Datastore, *, tracker: str = "notification_tracking", **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, datastore: Datastore, *, tracker: str = "notification_tracking") -> None:
         self.datastore, self.tracker = datastore, tracker
 
     @_while_away
@@ -188,6 +186,10 @@ class QuantumTrackingRecorder(TrackingRecorder):
 
 class QuantumProcessRecorder(QuantumTrackingRecorder, QuantumApplicationRecorder, ProcessRecorder):
     """Events and the tracking of the notification they react to, stored together."""
+
+    def __init__(self, datastore: Datastore, *, sequence: str = "stored_events", tracker: str = "notification_tracking") -> None:
+        QuantumApplicationRecorder.__init__(self, datastore, sequence=sequence)
+        QuantumTrackingRecorder.__init__(self, datastore, tracker=tracker)
 
     def insert_events(self, stored_events: Sequence[StoredEvent], **kwargs: Any) -> Sequence[int] | None:
         """As `QuantumApplicationRecorder.insert_events`; `tracking=` is stored with them, or nothing is."""

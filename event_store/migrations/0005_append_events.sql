@@ -103,12 +103,16 @@ BEGIN
     SELECT array_agg(inserted.position), now() INTO positions, recorded_at FROM inserted;
 
     IF cardinality(claim_appends) > 0 THEN
-        DELETE FROM quantum.claims AS held
-         USING unnest(claim_appends, claim_tenants, claim_scopes, claim_values, claim_streams, claim_takes)
-               AS claim (append, tenant, scope, value, stream, takes)
-         WHERE NOT claim.takes AND claim.append <> ALL (refused)
-           AND held.tenant_id = claim.tenant AND held.scope = claim.scope AND held.value = claim.value
-           AND held.stream_id = claim.stream;
+        IF false = ANY (claim_takes) THEN
+            DELETE FROM quantum.claims AS held WHERE held.ctid = ANY (ARRAY(
+                SELECT (SELECT own.ctid FROM quantum.claims AS own
+                         WHERE own.tenant_id = claim.tenant AND own.scope = claim.scope AND own.value = claim.value
+                           AND own.stream_id = claim.stream LIMIT 1)
+                  FROM unnest(claim_appends, claim_tenants, claim_scopes, claim_values, claim_streams, claim_takes)
+                       AS claim (append, tenant, scope, value, stream, takes)
+                 WHERE NOT claim.takes AND claim.append <> ALL (refused)
+            ));
+        END IF;
         INSERT INTO quantum.claims (tenant_id, scope, value, stream_id)
         SELECT claim.tenant, claim.scope, claim.value, claim.stream
           FROM unnest(claim_appends, claim_tenants, claim_scopes, claim_values, claim_streams, claim_takes)

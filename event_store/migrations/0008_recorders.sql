@@ -74,6 +74,7 @@ CREATE FUNCTION quantum.insert_stored_events(
 )
     LANGUAGE plpgsql VOLATILE
     SET lock_timeout = '10s'
+    SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     parts integer := cardinality(part_streams);

@@ -20,9 +20,9 @@ from eventsourcing.persistence import (
     StoredEvent,
     Tracking,
 )
+from eventsourcing.tests import application as their_applications
 from eventsourcing.tests import persistence as theirs
-from eventsourcing.tests.application import ApplicationTestCase as TheirApplicationTestCase
-from eventsourcing.tests.application import BankAccounts, ExampleApplicationTestCase
+from eventsourcing.tests.application import BankAccounts
 from eventsourcing.utils import Environment
 
 from domain.values import StreamId, TenantId
@@ -139,11 +139,11 @@ class _WithEnvironment:
             monkeypatch.setenv(name, value)
 
 
-class TestExampleApplication(_WithEnvironment, ExampleApplicationTestCase):
+class TestExampleApplication(_WithEnvironment, their_applications.ExampleApplicationTestCase):
     expected_factory_topic = f"{MODULE}.factory:QuantumFactory"
 
 
-class TestApplication(_WithEnvironment, TheirApplicationTestCase):
+class TestApplication(_WithEnvironment, their_applications.ApplicationTestCase):
     pass
 
 

@@ -122,7 +122,7 @@ async def test_reads_and_writes_go_on_through_rebuilds(projected: Projected, dat
     progress: list[tuple[int, int]] = []
     for _ in range(3):
         for name in ("intents", "intent_search"):
-            await rebuild(store, read_model(name), lambda done, total: progress.append((done, total)), batch_size=50)
+            await rebuild(store, read_model(name), lambda done, total: progress.append((done, total)), batch_size=500)
     stop.set()
     await asyncio.gather(*tasks)
     await reader.close()
@@ -143,7 +143,9 @@ async def test_tables_are_guarded_alike_before_and_after_a_switch(projected: Pro
                     "SELECT relname, relrowsecurity, relforcerowsecurity, relacl::text, relowner::regrole::text FROM pg_class"
                     " WHERE relnamespace = 'quantum_read'::regnamespace AND relkind = 'r' ORDER BY 1"
                 ),
-                *await connection.fetch("SELECT * FROM pg_policies WHERE schemaname = 'quantum_read' ORDER BY tablename, policyname"),
+                *await connection.fetch(
+                    "SELECT * FROM pg_policies WHERE schemaname = 'quantum_read' ORDER BY tablename, policyname"
+                ),
                 *await connection.fetch("SELECT * FROM pg_indexes WHERE schemaname = 'quantum_read' ORDER BY indexname"),
             ]
         finally:

@@ -54,6 +54,6 @@ def deployment() -> dict[str, Any]:
     }
 
 
-def steps(*written: dict[str, Any]) -> dict[str, Any]:
+def steps(*written: Any) -> dict[str, Any]:
     """A definition with these steps."""
     return {"target": "production", "steps": list(written)}

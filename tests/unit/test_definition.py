@@ -320,6 +320,14 @@ def test_a_diamond_is_no_cycle() -> None:
     assert [step.depends_on for step in parsed(written)] == [("b", "c"), ("a",), ("a",), ()]
 
 
+def test_a_cycle_behind_a_step_that_is_in_none_is_found() -> None:
+    written = steps(
+        {"action": "a", "depends_on": ["b", "c"]}, {"action": "b", "depends_on": []}, {"action": "c", "depends_on": ["d"]},
+        {"action": "d", "depends_on": ["b", "a"]},
+    )  # fmt: skip
+    assert found(written) == [("/steps/0/depends_on", "cycle")]
+
+
 def test_a_long_cycle_is_shortened_in_its_message() -> None:
     written = steps(*[{"action": "a", "id": f"s{n}", "depends_on": [f"s{(n + 1) % 400}"]} for n in range(400)])
     (cycle,) = faults(written)
@@ -328,6 +336,9 @@ def test_a_long_cycle_is_shortened_in_its_message() -> None:
 
 def test_a_step_that_cannot_be_read_is_not_missed_by_others() -> None:
     assert found(steps({"action": "a", "id": "no good"}, {"action": "b", "depends_on": ["first"]})) == [("/steps/0/id", "type")]
+    assert found(steps("first", {"action": "b", "depends_on": ["first"]})) == [("/steps/0", "type")]
+    assert found(steps({"action": "!"}, {"action": "b", "depends_on": ["first"]})) == [("/steps/0/action", "type")]
+    assert found(steps({"id": "first"}, {"action": "b", "depends_on": ["first"]})) == [("/steps/0", "missing")]
 
 
 def test_the_number_of_steps_is_bounded_and_the_first_ones_are_still_judged() -> None:

@@ -128,7 +128,7 @@ def test_an_older_version_can_be_executed() -> None:
     past.when(start()).then(started_with(planned("b"), version=2), begun("b"))
     past.when(start(version=1)).then(started_with(planned("a"), version=1), begun("a"))
     for version in (-1, 0, 3):
-        past.when(start(version=version)).then_refused(NotFound, kind="version")
+        past.when(start(version=version)).then_refused(NotFound, kind="version", identity=str(version))
 
 
 def test_an_intent_that_is_not_there_or_archived_is_not_executed() -> None:

@@ -153,7 +153,7 @@ def test_a_rollback_is_a_new_version_with_the_old_definition() -> None:
 @pytest.mark.parametrize("version", [-1, 0, 3])
 def test_a_rollback_to_a_version_that_never_was_is_refused(version: int) -> None:
     command = RollBackIntent(intent_id=INTENT, version=version, at=AT)
-    intent.given(CREATED, REVISED).when(command).then_refused(NotFound, kind="version")
+    intent.given(CREATED, REVISED).when(command).then_refused(NotFound, kind="version", identity=str(version))
 
 
 def test_a_rollback_holds_to_the_rules_of_today() -> None:

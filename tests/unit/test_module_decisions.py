@@ -56,6 +56,21 @@ def test_a_module_changes_when_something_changes() -> None:
     modules.given(REGISTERED).when(change).then(changed).when(change).then_nothing()
 
 
+def test_a_change_is_judged_like_a_registration() -> None:
+    change = ChangeModule(name=MAIL, actions=(), transport=Transport("http", url="mail"), at=AT)
+    modules.given(REGISTERED).when(change).then_faults(
+        Invalid, ("/actions", "invalid-actions"), ("/transport/url", "invalid-url")
+    )
+
+
+@pytest.mark.parametrize("retry", [RetryPolicy(1, 1.0, 1.0, 1.0), RetryPolicy(100, 86_400.0, 100.0, 86_400.0)])
+def test_bounds_of_a_retry_policy_are_within_it(retry: RetryPolicy) -> None:
+    bound = action(retry=retry, timeout_seconds=86_400.0)
+    modules.given().when(register(MAIL, bound)).then(ModuleRegistered(MAIL, (bound,), WEB, AT))
+    over = action(timeout_seconds=86_400.5)
+    modules.given().when(register(MAIL, over)).then_faults(Invalid, ("/actions/0/timeout", "invalid-duration"))
+
+
 def test_a_module_is_removed_once() -> None:
     remove = RemoveModule(name=MAIL, at=after(1))
     removed = modules.given(REGISTERED).when(remove).then(ModuleRemoved(MAIL, after(1)))
@@ -121,6 +136,7 @@ def test_a_module_has_actions_and_not_too_many() -> None:
         ("http:///path", "invalid-url"),
         ("http://[::1/", "invalid-url"),
         ("http://mail.test:99999/", "invalid-url"),
+        ("http://mail.test:0/", "invalid-url"),
         ("http://mail.test/a b", "invalid-url"),
         ("http://mail.test/\n", "invalid-url"),
         ("http://mäil.test/", "invalid-url"),

@@ -35,6 +35,11 @@ def test_a_tenants_name_is_short_and_printable(name: str) -> None:
     tenant.given().when(RegisterTenant(tenant_id=TENANT, name=name, at=AT)).then_faults(Invalid, ("/name", "invalid-name"))
 
 
+@pytest.mark.parametrize("name", ["C", "x" * 200, "Größe & Söhne 🚀"])
+def test_a_tenants_name_may_be_in_any_language(name: str) -> None:
+    tenant.given().when(RegisterTenant(tenant_id=TENANT, name=name, at=AT)).then(TenantRegistered(TENANT, name, AT))
+
+
 def test_all_faults_of_a_registration_are_reported_at_once() -> None:
     register = RegisterTenant(tenant_id=TenantId("No Slug"), name="", at=AT)
     tenant.given().when(register).then_faults(Invalid, ("/id", "invalid-id"), ("/name", "invalid-name"))

@@ -1,0 +1,6 @@
+# intent_ref: quantum.cli
+"""`python -m quantum` is the program `quantum`."""
+
+from quantum.cli import main
+
+main()
