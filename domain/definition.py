@@ -38,12 +38,14 @@ class Definition:
 
 def parse_definition(raw: Any, catalogue: Modules, rules: Rules, *, prefix: str = "/definition") -> Definition:
     """The definition behind `raw`; raises `DefinitionInvalid` with every fault of all three stages, and nothing else.
+    One with more values or bytes than the limits say is not judged to its end.
 
     `prefix` is the pointer to `raw` in what the user sent.
     """
     check = ValueCheck(rules.limits)
-    check.walk(raw, prefix)
     shape, business, security = check.shape, Faults(), check.security
+    if not check.walk(raw, prefix):
+        raise DefinitionInvalid(together((shape, security), prefix))
     target, steps = "", []
     if isinstance(raw, dict):
         _check_keys(raw, prefix, shape)
@@ -65,7 +67,7 @@ def parse_definition(raw: Any, catalogue: Modules, rules: Rules, *, prefix: str 
 def _check_keys(raw: dict[Any, Any], place: Place, shape: Faults) -> None:
     for key in raw:
         if key not in DEFINITION_KEYS and isinstance(key, str) and not key.startswith("x-"):
-            hint = did_you_mean(key, DEFINITION_KEYS) if shape.count < 10 else ""
+            hint = did_you_mean(key, DEFINITION_KEYS, shape)
             shape.add((place, key), f"A definition has no {quoted(key)}.{hint} Names of your own begin with `x-`.", "unknown-key")
 
 

@@ -82,11 +82,14 @@ class ValueCheck:
         self.shape, self.security = Faults(), Faults()
         self._values = self._bytes = 0
 
-    def walk(self, root: Any, place: Place) -> None:
-        """Checks `root` and all in it. A value nested too deeply is named and not entered; too many values end the walk."""
+    def walk(self, root: Any, place: Place) -> bool:
+        """Checks `root` and all in it; False where there is too much in it to come to an end.
+
+        A value nested too deeply is named and not entered.
+        """
         limits = self.limits
         stack: list[tuple[Any, Place, int]] = [(root, place, 1)]
-        while stack:
+        while stack and self._bytes <= limits.definition_bytes_max:
             value, here, depth = stack.pop()
             if isinstance(value, dict):
                 items: Iterable[tuple[Any, Any]] = value.items()
@@ -101,7 +104,7 @@ class ValueCheck:
             self._values += len(value)
             if self._values > limits.values_max:
                 self.shape.add(place, f"There are more than {limits.values_max:,} values in this.", "too-many-values")
-                return
+                return False
             nested: list[tuple[Any, Place, int]] = []
             in_object = isinstance(value, dict)
             for key, child in items:
@@ -117,6 +120,8 @@ class ValueCheck:
                 stack += nested
         if self._bytes > limits.definition_bytes_max:
             self.shape.add(place, f"The texts in this have more than {limits.definition_bytes_max:,} bytes.", "oversize")
+            return False
+        return True
 
     def _key(self, key: Any, here: Place) -> bool:
         """Checks a key, and says whether a text under it would be a secret."""

@@ -142,7 +142,9 @@ def read_retry(value: Any, place: Place, faults: Faults) -> RetryPolicy | None:
     faults_before = faults.count
     for key in value:
         if key not in RETRY_KEYS:
-            faults.add((place, key), f"`retry` has no {quoted(str(key))}.{did_you_mean(str(key), RETRY_KEYS)}", "unknown-key")
+            faults.add(
+                (place, key), f"`retry` has no {quoted(str(key))}.{did_you_mean(str(key), RETRY_KEYS, faults)}", "unknown-key"
+            )
     said = {key: given for key, given in value.items() if given is not None}
     policy = RetryPolicy()
     attempts = _read_attempts(said.get("max_attempts", ATTEMPTS_DEFAULT), (place, "max_attempts"), faults)
@@ -165,8 +167,10 @@ def _read_attempts(value: Any, place: Place, faults: Faults) -> int | None:
     return None
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """` Did you mean …?` for near misses, else nothing."""
+def did_you_mean(word: str, known: Iterable[str], faults: Faults) -> str:
+    """` Did you mean …?` for near misses, else nothing; nothing, too, after the first faults, as comparing takes its time."""
+    if faults.count >= _SUGGESTIONS_MAX:
+        return ""
     near = difflib.get_close_matches(word[:100], list(islice(known, _CANDIDATES_MAX)), n=1, cutoff=0.7)
     return f" Did you mean `{near[0]}`?" if near else ""
 
@@ -195,13 +199,10 @@ def _check_actions(drafts: Sequence[DraftStep], catalogue: Modules, faults: Faul
     if not unknown:
         return
     known = [action.name for module in catalogue.by_name.values() for action in module.actions]
-    hints: dict[str, str] = {}
     for draft in drafts:
         if draft.action is None or draft.action not in unknown:
             continue
-        if draft.action not in hints and len(hints) < _SUGGESTIONS_MAX:
-            hints[draft.action] = did_you_mean(draft.action, known)
-        detail = f"No module has the action {quoted(draft.action)}.{hints.get(draft.action, '')}"
+        detail = f"No module has the action {quoted(draft.action)}.{did_you_mean(draft.action, known, faults)}"
         faults.add((draft.place, "action"), detail, "unknown-action")
 
 
@@ -250,7 +251,7 @@ def _resolve_dependencies(drafts: Sequence[DraftStep], ids: Sequence[str], fault
             other = index_of.get(name)
             if other is None:
                 if all_ids_are_known:
-                    faults.add(place, f"There is no step {quoted(name)}.{did_you_mean(name, ids)}", "unknown-step")
+                    faults.add(place, f"There is no step {quoted(name)}.{did_you_mean(name, ids, faults)}", "unknown-step")
             elif other == index:
                 faults.add(place, "A step cannot wait for itself.", "cycle")
             elif other in before:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
+import asyncpg
 import structlog
 
 from event_store.faults import DATABASE_AWAY
@@ -128,6 +129,10 @@ class GroupCommit:
                     self._send_again(batch)
                     await asyncio.sleep(pause)
                     pause = min(pause * 2, 1.0)
+                except Exception as fault:  # a writer that ends would leave everybody waiting
+                    log.exception("an append batch failed in a way nobody foresaw")
+                    for pending in batch:
+                        _answer_error(pending, fault)
                 finally:
                     for pending in batch:
                         self._in_flight.difference_update(pending.resources)
@@ -191,7 +196,11 @@ class GroupCommit:
             if isinstance(fault, DATABASE_AWAY) and not isinstance(fault, ValueError):
                 raise
             if len(batch) == 1:
-                _answer_error(batch[0], fault)
+                if isinstance(fault, asyncpg.UniqueViolationError):
+                    # Another process was first with this command on another stream: next time it is seen as stored.
+                    self._try_later(batch[0])
+                else:
+                    _answer_error(batch[0], fault)
                 return
             for pending in batch:
                 await self._commit(connection, [pending])

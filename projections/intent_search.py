@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, assert_never
 
+import orjson
+
 from domain import intent
 from domain.intent import IntentEvent
 from domain.values import TenantId
@@ -123,7 +125,7 @@ class _Row:
     name: str
     status: str
     about: str
-    """Terms of all but the definition, which a rollback does not say again."""
+    """Description and labels as JSON: a rollback does not say them again."""
     position: int = 0
     stored: bool = False
     terms: str | None = None
@@ -159,10 +161,10 @@ def _fold(rows: dict[tuple[str, str], _Row], recorded: RecordedEvent, event: Int
     row.position = recorded.position
     match event:
         case intent.IntentCreated() | intent.IntentRevised():
-            row.about = "\n".join(sorted(_about(row, event.description, event.labels)))
-            row.terms = "\n".join((row.about, *words_of(event.definition)))
+            row.about = orjson.dumps((event.description, event.labels)).decode()
+            row.terms = _terms(row, event.description, event.labels, event.definition)
         case intent.IntentRolledBack():
-            row.terms = "\n".join((row.about, *words_of(event.definition)))
+            row.terms = _terms(row, *orjson.loads(row.about), event.definition)
         case intent.IntentDeprecated():
             row.status = "deprecated"
         case intent.IntentActivated():
@@ -174,12 +176,12 @@ def _fold(rows: dict[tuple[str, str], _Row], recorded: RecordedEvent, event: Int
     return row
 
 
-def _about(row: _Row, description: str | None, labels: dict[str, str]) -> set[str]:
-    terms = words_of(row.name, description, labels)
+def _terms(row: _Row, description: str | None, labels: dict[str, str], definition: dict[str, Any]) -> str:
+    terms = words_of(row.name, description, labels, definition)
     terms |= {tenant_term(row.tenant_id), name_term(row.name)}
     for key, value in labels.items():
         terms |= {label_term(key, None), label_term(key, value)}
-    return terms
+    return "\n".join(terms)
 
 
 async def _load(connection: Any, decoded: Iterable[tuple[RecordedEvent, Any]]) -> dict[tuple[str, str], _Row]:

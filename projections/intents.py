@@ -8,7 +8,7 @@ from typing import Any, assert_never
 import orjson
 
 from domain import intent
-from domain.documents import intent_document, timestamp
+from domain.documents import timestamp
 from domain.intent import IntentEvent
 from domain.values import TenantId
 from event_store.records import RecordedEvent
@@ -139,7 +139,7 @@ async def apply(connection: Any, events: Sequence[RecordedEvent]) -> None:
 def fold(tenant_id: TenantId, document: dict[str, Any] | None, event: IntentEvent) -> dict[str, Any]:
     """The document after `event`."""
     if isinstance(event, intent.IntentCreated):
-        return intent_document(tenant_id, intent.evolve(None, event))
+        return created_document(tenant_id, event)
     if document is None:
         raise EventOutOfOrder(f"{type(event).__name__} of the unknown intent {event.intent_id}")
     match event:
@@ -158,6 +158,23 @@ def fold(tenant_id: TenantId, document: dict[str, Any] | None, event: IntentEven
             assert_never(event)
     document["updated_at"] = timestamp(event.at)
     return document
+
+
+def created_document(tenant_id: TenantId, event: intent.IntentCreated) -> dict[str, Any]:
+    """What `intent_document` says of an intent with this event alone. Made without a state: most events are this one."""
+    at = timestamp(event.at)
+    return {
+        "id": event.intent_id,
+        "name": event.name,
+        "version": 1,
+        "tenant_id": tenant_id,
+        "status": "active",
+        "definition": event.definition,
+        "description": event.description,
+        "labels": event.labels,
+        "created_at": at,
+        "updated_at": at,
+    }
 
 
 def version_document(document: dict[str, Any], event: IntentEvent) -> dict[str, Any]:

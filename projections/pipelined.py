@@ -35,11 +35,12 @@ class Pipelined:
         The columns of the rows are its parameters: numbers and texts as the text of an array (`$1::text::bigint[]`), bytes as an
         array. The driver looks at every element of an array it is given, for longer than PostgreSQL takes to read it as text.
         """
+        if not rows:
+            return
+        columns = [_argument(column) for column in zip(*rows, strict=True)]
         await self._finish()
-        if rows:
-            columns = [_argument(column) for column in zip(*rows, strict=True)]
-            self._under_way = asyncio.create_task(self._connection.execute(sql, *columns))
-            await asyncio.sleep(0)
+        self._under_way = asyncio.create_task(self._connection.execute(sql, *columns))
+        await asyncio.sleep(0)
 
     async def _finish(self) -> None:
         if self._under_way is not None:

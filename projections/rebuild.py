@@ -43,7 +43,7 @@ class ShapeNotPrepared(Exception):
 
 
 async def rebuild(
-    store: EventStore, model: ReadModel, progress: Progress = lambda done, total: None, *, batch_size: int = 2_000
+    store: EventStore, model: ReadModel, progress: Progress = lambda done, total: None, *, batch_size: int = 1_000
 ) -> int:  # fmt: skip
     """Builds the read model anew from the whole log and switches to it. Returns the position it has come to.
 

@@ -77,7 +77,7 @@ class Settings(BaseSettings):
 
     request_bytes_max: int = Field(1_048_576, ge=1_024, le=134_217_728, description="Largest request body")
     steps_max: int = Field(500, ge=1, le=10_000, description="Most steps of an intent")
-    depth_max: int = Field(64, ge=4, le=500, description="Deepest nesting of a request's JSON")
+    depth_max: int = Field(64, ge=4, le=200, description="Deepest nesting of a request's JSON")
     forbidden_targets: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Targets no intent may name, with commas between"
     )

@@ -20,7 +20,7 @@ class Dispatch:
 
     def __init__(self, api: FastAPI) -> None:
         self._api: ASGIApp = api
-        self._tree: dict[str, Any] = {}
+        self._tree: dict[Any, Any] = {}
         for route in api.routes:
             if (operation := operation_of(route)) is not None:
                 self._plant(operation.method, operation.path, route)
@@ -46,7 +46,7 @@ class Dispatch:
             if is_name:
                 names.append(segment[1:-1])
             node = node.setdefault(_ANY if is_name else segment, {})
-        node[f" {method}"] = (route, tuple(names))
+        node[(method,)] = (route, tuple(names))  # no segment of a path is a tuple
 
     def _find(self, scope: Scope) -> tuple[tuple[Any, tuple[str, ...]], list[str]] | None:
         node, values = self._tree, []
@@ -58,5 +58,5 @@ class Dispatch:
                     return None
                 values.append(segment)
             node = following
-        found = node.get(f" {scope['method']}")
+        found = node.get((scope["method"],))
         return None if found is None else (found, values)

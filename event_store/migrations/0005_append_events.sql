@@ -6,8 +6,10 @@
 --
 -- 1. A shared advisory lock named after the last position given out says "from here on I may be writing": log_horizon()
 --    never passes it while this transaction lives, so no reader skips an event that commits late (docs/adr/0002).
--- 2. Stream, command and claim are locked by *trying*: whoever comes second is told `busy` and comes again, so nobody
---    waits for a stranger's transaction, and there are no deadlocks. Under these locks the checks below are final.
+-- 2. Stream and claim are locked by *trying*: whoever comes second is told `busy` and comes again, so nobody waits for a
+--    stranger's transaction, and there are no deadlocks. Under these locks the checks below are final. A command is not
+--    locked: the same one goes to the same stream; should two streams ever be given one command id at the same moment, the
+--    unique index refuses the second, which then comes again and finds the first.
 -- 3. Heads, repeated commands and taken claims are looked up; refused appends are left out of the insert.
 --
 -- Every array carries what its rows need (tenant, stream), so that nothing is joined, and every lookup is a scalar subquery,
@@ -44,9 +46,6 @@ BEGIN
     SELECT array_agg(tried.append) INTO busy FROM (
         SELECT part.append, 'stream/' || part.tenant || '/' || part.stream AS resource
           FROM unnest(part_appends, part_tenants, part_streams) AS part (append, tenant, stream)
-        UNION ALL
-        SELECT command.append, 'command/' || command.tenant || '/' || command.id
-          FROM unnest(append_tenants, append_commands) WITH ORDINALITY AS command (tenant, id, append)
         UNION ALL
         SELECT claim.append, 'claim/' || claim.tenant || '/' || claim.scope || '/' || claim.value
           FROM unnest(claim_appends, claim_tenants, claim_scopes, claim_values) AS claim (append, tenant, scope, value)

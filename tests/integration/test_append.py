@@ -140,6 +140,24 @@ async def test_a_command_repeated_100_times_in_parallel_and_after_a_restart_has_
     assert await versions(store, "repeat", "elsewhere") == []
 
 
+async def test_one_command_sent_to_two_streams_at_the_same_moment_by_two_processes_has_one_effect(
+    store: EventStore, database: Database
+) -> None:
+    other = await second_store(database)
+    try:
+        for number in range(50):
+            command = uuid7()
+            answers = await asyncio.gather(
+                append(store, "twice", f"a-{number}", command_id=command),
+                append(other, "twice", f"b-{number}", command_id=command),
+            )
+            assert answers[0].positions == answers[1].positions
+            stored = await versions(store, "twice", f"a-{number}") + await versions(store, "twice", f"b-{number}")
+            assert stored == [1]
+    finally:
+        await other.close()
+
+
 async def test_the_same_command_id_of_another_tenant_is_another_command(store: EventStore) -> None:
     command = uuid7()
     await append(store, "one", "s", command_id=command)

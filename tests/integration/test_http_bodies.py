@@ -130,7 +130,7 @@ async def test_no_definition_causes_a_server_error(http: Http, tenant: Tenant, d
         await tenant.request("DELETE", f"/intents/{intent_id}")
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     name=st.sampled_from(
         ["Authorization", "X-Tenant-Id", "Idempotency-Key", "If-Match", "If-None-Match", "Quantum-Min-Position", "Last-Event-ID",

@@ -1,5 +1,5 @@
 # intent_ref: tests.pgbouncer
-"""The event store behind pgbouncer in transaction mode: everything the store promises, and nobody's settings or statements mixed up.
+"""The event store behind pgbouncer in transaction mode: what the store promises holds, and clients are never mixed up.
 
 Few server connections are shared by many clients here, so that whatever is left on a connection would be met by somebody else.
 """
@@ -65,7 +65,7 @@ async def pooled(database: Database) -> AsyncIterator[Database]:
     for path in (folder, *folder.iterdir()):
         account.own(path)
     user = {"user": account.uid, "group": account.gid, "extra_groups": []} if account.is_another else {}
-    process = subprocess.Popen(  # type: ignore[call-overload]
+    process = subprocess.Popen(  # type: ignore[call-overload]  # noqa: ASYNC220 - it only starts
         [PGBOUNCER, "-q", str(folder / "pgbouncer.ini")], cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL, **user,
     )  # fmt: skip

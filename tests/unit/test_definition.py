@@ -78,6 +78,13 @@ def test_a_default_id_never_meets_an_explicit_one() -> None:
     assert [step.id for step in parsed(written)] == ["a-3", "a-4", "a-2", "a", "b"]
 
 
+def test_a_default_id_never_meets_another_default_one() -> None:
+    catalogue = modules_of(one=("a", "a-2"))
+    written = steps({"action": "a"}, {"action": "a"}, {"action": "a-2"}, {"action": "a-2"})
+    definition = parse_definition(written, catalogue, RULES)
+    assert [step.id for step in definition.steps] == ["a", "a-2", "a-2-2", "a-2-3"]
+
+
 def test_a_step_can_wait_for_one_that_comes_later() -> None:
     written = steps({"action": "a", "depends_on": ["b"]}, {"action": "b", "depends_on": []})
     assert [step.depends_on for step in parsed(written)] == [("b",), ()]
@@ -99,6 +106,7 @@ def test_a_timeout_is_seconds_or_a_written_duration(written: Any, seconds: float
         ({}, RetryPolicy(3)),
         ({"max_attempts": 5}, RetryPolicy(5, 1.0, 2.0, 60.0)),
         ({"max_attempts": 2, "initial_interval": "2s", "backoff": 1, "max_interval": "1m"}, RetryPolicy(2, 2.0, 1.0, 60.0)),
+        ({"max_attempts": 2, "backoff": 100}, RetryPolicy(2, 1.0, 100.0, 60.0)),
         ({"max_attempts": 2, "initial_interval": "5m"}, RetryPolicy(2, 300.0, 2.0, 300.0)),
     ],
 )
@@ -240,7 +248,8 @@ def test_a_depth_bomb_is_one_fault_and_no_recursion() -> None:
 
 
 def test_the_number_of_values_is_bounded() -> None:
-    assert ("", "too-many-values") in found({"target": "t", "metadata": [0] * 40}, SMALL)
+    assert found({"target": "t", "metadata": [0] * 40}, SMALL) == [("", "too-many-values")]
+    assert found({"metadata": [0] * 40, "zzz": 1, "steps": 5}, SMALL) == [("", "too-many-values")]
     assert parsed({"target": "t", "metadata": [0] * 38}, SMALL) == ()
 
 
