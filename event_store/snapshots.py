@@ -56,7 +56,10 @@ class StateCache:
 
     def cached(self, tenant_id: TenantId, stream_id: StreamId) -> Loaded[Any] | None:
         """The state as this process saw it last; others may have moved on since."""
-        return self._states.get((tenant_id, stream_id))
+        known = self._states.get((tenant_id, stream_id))
+        if known is not None:
+            self._states.move_to_end((tenant_id, stream_id))
+        return known
 
     async def load(self, tenant_id: TenantId, stream_id: StreamId, evolve: Callable[[S | None, Any], S]) -> Loaded[S]:
         """The state now: what is cached, plus the events after it."""

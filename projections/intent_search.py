@@ -164,7 +164,8 @@ def _fold(rows: dict[tuple[str, str], _Row], recorded: RecordedEvent, event: Int
             row.about = orjson.dumps((event.description, event.labels)).decode()
             row.terms = _terms(row, event.description, event.labels, event.definition)
         case intent.IntentRolledBack():
-            row.terms = _terms(row, *orjson.loads(row.about), event.definition)
+            description, labels = orjson.loads(row.about)
+            row.terms = _terms(row, description, labels, event.definition)
         case intent.IntentDeprecated():
             row.status = "deprecated"
         case intent.IntentActivated():

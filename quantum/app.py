@@ -59,6 +59,8 @@ PROJECTS = frozenset({"all", "projector"})
 EXECUTES = frozenset({"all", "worker", "saga"})
 RELAYS = frozenset({"all", "relay"})
 STOP_SECONDS_MAX = 20.0
+CALL_GRACE_SECONDS = 3.0
+"""What modules get to answer when the platform stops; what they answer later is asked again after the next start."""
 _RESTART_SECONDS = 1.0
 
 log = structlog.get_logger(__name__)
@@ -120,7 +122,7 @@ async def platform(settings: Settings, report: Callable[[str], None] = lambda na
         workers = await stack.enter_async_context(_supervised(stop))
         if settings.role in EXECUTES:
             transport = EmbeddedTransport(store)
-            limits = SagaLimits(calls_max=settings.worker_concurrency)
+            limits = SagaLimits(calls_max=settings.worker_concurrency, grace_seconds=CALL_GRACE_SECONDS)
             saga = ExecutionSaga(shell, transport, Caller(running, http).call, limits=limits, trace=telemetry.span)
             telemetry.observe_saga(saga, transport)
             workers("execution saga", lambda: saga.run(stop))

@@ -16,10 +16,11 @@ from access.http.routing import GuardedRoutes
 from access.principal import Access
 from access.roles import INTENTS_READ
 from projections.documents import Document
-from projections.intents import get_intent, get_intent_version, list_intent_versions, list_intents
+from projections.intents import get_intent, get_intent_version, list_intent_versions, list_intents, searched
 from read_api.reading import MIN_POSITION, ReadSide, found, missing, page_of
 
 READ_MODEL: Final = "intents"
+SEARCH: Final = "intent_search"
 _STATUS: Final = b'"status":"'
 
 
@@ -71,7 +72,8 @@ def intents_router(reads: ReadSide, gate: Gate) -> APIRouter:
     async def read_intents(request: Request, access: Access) -> Response:
         """All filters must hold."""
         query = parse(request, _FILTERS)
-        async with reads.at(request, READ_MODEL):
+        models = (READ_MODEL, SEARCH) if searched(query["name"], query["q"], query["label"]) else (READ_MODEL,)
+        async with reads.at(request, *models):
             listed = await list_intents(
                 reads.tenant_pool, access.tenant_id, name=query["name"], status=query["status"], q=query["q"],
                 label=query["label"], limit=query["limit"] or LIMIT_DEFAULT, cursor=query["cursor"],

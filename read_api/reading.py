@@ -1,7 +1,8 @@
 # intent_ref: read-api.reading
 """What every read has in common: waiting for a write, documents as they lie in the read model, and a database that is away."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -33,11 +34,11 @@ class ReadSide:
     freshness: Freshness
 
     @asynccontextmanager
-    async def at(self, request: Request, read_model: str) -> AsyncIterator[None]:
-        """The read model once it has seen what `Quantum-Min-Position` asks for. Raises `Problem`, `StoreUnavailable`."""
+    async def at(self, request: Request, *read_models: str) -> AsyncIterator[None]:
+        """The read models once they have seen what `Quantum-Min-Position` asks for. Raises `Problem`, `StoreUnavailable`."""
         position = min_position(request)
         try:
-            if position is not None and not await self.freshness.wait(read_model, position, WAIT_SECONDS_MAX):
+            if position is not None and not await self._have_seen(position, read_models):
                 sentence = f"The read side has not seen that write within {WAIT_SECONDS_MAX:.0f} seconds. Try again."
                 raise unavailable("not-caught-up", sentence)
             yield
@@ -49,6 +50,13 @@ class ReadSide:
             if is_database_fault(fault):
                 raise StoreUnavailable(str(StoreUnavailable.__doc__)) from fault
             raise
+
+    async def _have_seen(self, position: int, read_models: Sequence[str]) -> bool:
+        try:
+            async with asyncio.timeout(WAIT_SECONDS_MAX):
+                return all([await self.freshness.wait(name, position, WAIT_SECONDS_MAX) for name in read_models])
+        except TimeoutError:
+            return False
 
 
 def found(body: bytes, headers: dict[str, str] | None = None) -> Response:

@@ -29,7 +29,7 @@ async def test_the_tutorials_code_runs_as_written(tenant: Tenant):
     async for event in client.stream(f"/api/v1/executions/{execution['execution_id']}/events"):
         seen.append(event)
     assert all(isinstance(event, dict) for event in seen)
-    assert [event["type"] for event in seen][0] == "execution_started"
+    assert seen[0]["type"] == "execution_started"
     assert seen[-1]["type"] == "execution_completed"
     assert seen == await tenant.events(execution["execution_id"])
     await client.aclose()
