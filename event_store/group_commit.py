@@ -26,12 +26,14 @@ from event_store.records import (
     metadata_bytes,
 )
 
+# Arrays go as text literals, but for the payloads: the driver looks at each element of an array for an array in it, which
+# cost more than all the rest of an append.
 _SQL = """
 SELECT * FROM quantum.append_events(
-    $1::text[], $2::uuid[], $3::int[], $4::text[], $5::text[], $6::int[],
-    $7::int[], $8::int[], $9::int[], $10::int[], $11::text[], $12::text[], $13::uuid[],
-    $14::uuid[], $15::text[], $16::text[], $17::bytea[],
-    $18::int[], $19::text[], $20::text[], $21::text[], $22::text[], $23::bool[])
+    $1::text::text[], $2::text::uuid[], $3::text::int[], $4::text::text[], $5::text::text[], $6::text::int[],
+    $7::text::int[], $8::text::int[], $9::text::int[], $10::text::int[], $11::text::text[], $12::text::text[],
+    $13::text::uuid[], $14::text::uuid[], $15::text::text[], $16::text::text[], $17::bytea[],
+    $18::text::int[], $19::text::text[], $20::text::text[], $21::text::text[], $22::text::text[], $23::text::bool[])
 """
 APPENDS_MAX = 256
 SHARED_ABOVE = 24
@@ -283,31 +285,50 @@ def _events_in(append: Append) -> int:
     return len(events)
 
 
-def _arguments(batch: list[_Pending]) -> tuple[list[Any], ...]:
+def _arguments(batch: list[_Pending]) -> tuple[str | list[bytes], ...]:
     """The arrays of `append_events`, in its order: appends, their parts, their events, their claims."""
-    appends: list[tuple[Any, ...]] = []
-    parts: list[tuple[Any, ...]] = []
-    events: list[tuple[Any, ...]] = []
-    claims: list[tuple[Any, ...]] = []
+    appends: list[tuple[str, ...]] = []
+    parts: list[tuple[str, ...]] = []
+    events: list[tuple[str, ...]] = []
+    claims: list[tuple[str, ...]] = []
+    payloads: list[bytes] = []
     for number, pending in enumerate(batch, start=1):
         append = pending.append
-        tenant, command = append.tenant_id, append.command_id
+        tenant, command, of_append = _quoted(append.tenant_id), append.command_id.hex, str(number)
         appends.append((tenant, command))
-        metadata = metadata_bytes(append.metadata).decode()
+        metadata = _quoted(metadata_bytes(append.metadata).decode())
         index = 0
         for stream in append.streams:
-            parts.append((number, tenant, stream.stream_id, stream.expected))
-            part, stream_id = len(parts), stream.stream_id
+            stream_id = _quoted(stream.stream_id)
+            parts.append((of_append, tenant, stream_id, str(stream.expected)))
+            part = str(len(parts))
             for offset, new in enumerate(stream.events, start=1):
-                events.append((number, part, offset, index, tenant, stream_id, command, new.event_id, new.topic, metadata,
-                               new.payload))  # fmt: skip
+                events.append((
+                    of_append, part, str(offset), str(index), tenant, stream_id, command, new.event_id.hex,
+                    _quoted(new.topic), metadata,
+                ))  # fmt: skip
+                payloads.append(new.payload)
                 index += 1
-        claims.extend((number, tenant, claim.scope, claim.value, claim.stream_id, claim.takes) for claim in append.claims)
-    return (*_columns(appends, 2), *_columns(parts, 4), *_columns(events, 11), *_columns(claims, 6))
+        for claim in append.claims:
+            claims.append((
+                of_append, tenant, _quoted(claim.scope), _quoted(claim.value), _quoted(claim.stream_id),
+                "t" if claim.takes else "f",
+            ))  # fmt: skip
+    return (*_literals(appends, 2), *_literals(parts, 4), *_literals(events, 10), payloads, *_literals(claims, 6))
 
 
-def _columns(rows: list[tuple[Any, ...]], width: int) -> list[list[Any]]:
-    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(width)]
+def _literals(rows: list[tuple[str, ...]], width: int) -> list[str]:
+    """Rows as columns, each an array literal of PostgreSQL."""
+    return ["{" + ",".join(column) + "}" for column in zip(*rows, strict=True)] or ["{}"] * width
+
+
+def _quoted(text: str) -> str:
+    """`text` as an element of an array literal."""
+    if "\\" in text:
+        text = text.replace("\\", "\\\\")
+    if '"' in text:
+        text = text.replace('"', '\\"')
+    return f'"{text}"'
 
 
 def _conflict(append: Append, heads: list[int]) -> VersionConflict:

@@ -15,7 +15,6 @@ import asyncpg
 from domain.values import StreamId, TenantId
 from event_store.faults import DATABASE_AWAY
 from event_store.group_commit import GroupCommit
-from event_store.pooler import PinnedConnection
 from event_store.records import (
     Append,
     Appended,
@@ -85,7 +84,7 @@ class EventStore:
         options: dict[str, Any] = {"command_timeout": _COMMAND_TIMEOUT_SECONDS, "timeout": 10}
         pooled: dict[str, Any] = {"min_size": 1, "max_size": pool_size, "reset": _nothing_to_reset}
         if not statement_cache:
-            options |= {"statement_cache_size": 0, "connection_class": PinnedConnection}
+            options["statement_cache_size"] = 0
         tenant_pool = await asyncpg.create_pool(app_dsn, **pooled, **options)
         platform_pool = await asyncpg.create_pool(platform_dsn, **pooled, **options)
         async with tenant_pool.acquire() as connection:

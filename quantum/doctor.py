@@ -64,7 +64,7 @@ async def diagnose(data_dir: Path | None) -> list[Finding]:
             kind = "embedded" if settings.embedded_database else "reachable, at this release's schema"
             findings += [Finding("database", True, kind), *await _database(where, settings)]
     except Exception as fault:  # whatever it is, it is what is wrong
-        way_out = "Start the database, check the QUANTUM_DATABASE_ variables, run `quantum migrate`."
+        way_out = "Follow that sentence; docs/operations.md says how the database is set up."
         findings.append(Finding("database", False, str(fault) or type(fault).__name__, way_out))
     return findings
 
@@ -132,14 +132,14 @@ async def _disk(settings: Settings) -> str:
 
 async def _issuer(settings: Settings) -> str:
     if settings.auth_jwks_url is None:
-        return f"the local issuer, {len(local_issuer(settings).jwks()['keys'])} keys"
+        return f"the local issuer, keys: {len(local_issuer(settings).jwks()['keys'])}"
     async with httpx.AsyncClient(timeout=_ANSWER_SECONDS_MAX) as client:
         answer = await client.get(settings.auth_jwks_url)
     try:
         keys = answer.raise_for_status().json()["keys"]
     except (httpx.HTTPStatusError, ValueError, KeyError, TypeError) as fault:
         raise _Wrong(f"{settings.auth_jwks_url} answered {answer.status_code} and no JWK Set.") from fault
-    return f"{settings.auth_issuer}, {len(keys)} keys"
+    return f"{settings.auth_issuer}, keys: {len(keys)}"
 
 
 async def _plugins() -> str:

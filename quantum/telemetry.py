@@ -240,11 +240,15 @@ class _Observed:
             await self._app(scope, receive, send)
             return
         began, status = time.perf_counter(), 500
+        # Whatever a client makes up, the labels are a closed set.
+        method = scope["method"] if scope["method"] in _METHODS else "other"
 
         async def observe(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if (span := trace.get_current_span()).is_recording():
+                    span.update_name(f"{method} {_route(scope)}")
             await send(message)
 
         token = request_scope.set(scope)
@@ -252,11 +256,12 @@ class _Observed:
             await self._app(scope, receive, observe)
         finally:
             seconds = time.perf_counter() - began
-            # Whatever a client makes up, the labels are a closed set.
-            method = scope["method"] if scope["method"] in _METHODS else "other"
-            route = getattr(scope.get("route"), "path", "none")
+            route = _route(scope)
             self._durations.record(method, route, status, seconds)
-            if (span := trace.get_current_span()).is_recording():
-                span.update_name(f"{method} {route}")
             log_request(scope, method, route, status, seconds)
             request_scope.reset(token)
+
+
+def _route(scope: Scope) -> str:
+    """The route's pattern, never the address as it came."""
+    return getattr(scope.get("route"), "path", "none")

@@ -131,7 +131,8 @@ async def test_no_client_sees_what_another_set_on_the_shared_connections(store: 
         assert await store.tenant_pool.fetchval("SELECT count(*) FROM quantum.events") == 0, "a tenant was left set"
         assert await store.read_command(tenant, events[0].command_id) == events
 
-    await asyncio.gather(*(read(n) for n in range(400)))
+    async with asyncio.timeout(60):
+        await asyncio.gather(*(read(n) for n in range(400)))
 
 
 async def test_statements_of_many_clients_are_never_mixed_up(pooled: Database, database: Database) -> None:
@@ -145,7 +146,8 @@ async def test_statements_of_many_clients_are_never_mixed_up(pooled: Database, d
             assert [tuple(row) for row in await pool.fetch("SELECT $1::text || '!', $2::bool", str(n), True)] == [(f"{n}!", True)]
 
     try:
-        await asyncio.gather(*(ask(client, n) for n in range(500) for client in stores))
+        async with asyncio.timeout(60):
+            await asyncio.gather(*(ask(client, n) for n in range(500) for client in stores))
     finally:
         for client in stores:
             await client.close()
@@ -184,7 +186,7 @@ async def test_an_application_of_the_eventsourcing_package_works_behind_the_pool
         for version in range(1, 51):
             assert recorder.insert_events([StoredEvent(originator, version, "topic", b"state")]) == [version]
         with recorder.subscribe(gt=0) as subscription:
-            seen = [notification.originator_version for notification, _ in zip(subscription, range(50), strict=False)]
+            seen = [notification.originator_version for _, notification in zip(range(50), subscription, strict=False)]
         assert seen == list(range(1, 51))
     finally:
         datastore.close()
