@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import orjson
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from domain import execution, intent, module, tenant
 
@@ -89,7 +89,9 @@ def decode(topic: str, payload: bytes) -> DomainEvent:
             event: DomainEvent = adapter.validate_json(payload)
             return event
         return _upcast(topic, payload)
-    except (ValidationError, orjson.JSONDecodeError, KeyError, TypeError) as fault:
+    except UnknownTopic:
+        raise
+    except Exception as fault:  # bytes that do not fit, or an upcaster that had not thought of them
         raise UndecodableEvent(topic, str(fault)) from fault
 
 

@@ -36,7 +36,7 @@ SELECT * FROM quantum.append_events(
     $18::text::int[], $19::text::text[], $20::text::text[], $21::text::text[], $22::text::text[], $23::text::bool[])
 """
 APPENDS_MAX = 256
-SHARED_ABOVE = 24
+SHARED_FROM = 32
 EVENTS_MAX = 4096
 APPEND_BYTES_MAX = 64 << 20
 QUEUE_MAX = 20_000
@@ -81,7 +81,7 @@ class GroupCommit:
         self._queue: deque[_Pending] = deque()
         self._in_flight: set[Hashable] = set()
         self._work = asyncio.Event()
-        self._idle = 0
+        self._idle = self._committing = 0
         self._tasks: list[asyncio.Task[None]] = []
         self.statistics = Statistics()
 
@@ -118,6 +118,7 @@ class GroupCommit:
         try:
             while True:
                 batch = await self._gather()
+                self._committing += 1
                 try:
                     if connection is None or connection.is_closed():
                         connection = await self._connect()
@@ -136,6 +137,7 @@ class GroupCommit:
                     for pending in batch:
                         _answer_error(pending, fault)
                 finally:
+                    self._committing -= 1
                     for pending in batch:
                         self._in_flight.difference_update(pending.resources)
                     self._work.set()
@@ -180,14 +182,17 @@ class GroupCommit:
         return batch
 
     def _share(self) -> int:
-        """How many appends one writer may take: all that wait, or its share when other writers are idle and there is plenty.
+        """How many appends a writer may take now.
 
-        Two smaller batches under way at once keep the database busy while this process prepares and answers the other.
+        All that wait, when nothing is being committed. While a batch is, a second one is worth its cost only when there is
+        plenty: then two take turns at keeping the database and this process busy. Else what waits gathers for the next.
         """
         waiting = len(self._queue)
-        if waiting <= SHARED_ABOVE or self._idle == 0:
-            return APPENDS_MAX
-        return min(APPENDS_MAX, -(-waiting // (self._idle + 1)))
+        if self._committing:
+            return APPENDS_MAX if waiting >= SHARED_FROM else 0
+        if waiting >= 2 * SHARED_FROM and self._idle:
+            return min(APPENDS_MAX, -(-waiting // 2))
+        return APPENDS_MAX
 
     async def _commit(self, connection: Any, batch: list[_Pending]) -> None:
         loop = asyncio.get_running_loop()

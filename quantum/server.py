@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 import uvicorn
 
 from quantum.app import Platform, platform
+from quantum.http_protocol import HttpProtocol
 from quantum.settings import Settings
 
 _GC_THRESHOLDS = (20_000, 50, 20)
@@ -67,7 +68,7 @@ async def served(
     with contextlib.closing(_bound(settings)) as listener:
         async with platform(settings, report) as running:
             config = uvicorn.Config(
-                running.app, loop="none", http="httptools", ws="none", lifespan="off", log_config=None, access_log=False,
+                running.app, loop="none", http=HttpProtocol, ws="none", lifespan="off", log_config=None, access_log=False,
                 server_header=False, proxy_headers=False, timeout_keep_alive=_IDLE_CONNECTION_SECONDS,
                 timeout_graceful_shutdown=_DRAIN_SECONDS, backlog=2048,
             )  # fmt: skip

@@ -16,7 +16,7 @@ from typing import Any
 from opentelemetry import metrics, trace
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import CallbackOptions, Observation
-from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics import Histogram, MeterProvider
 from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
@@ -86,7 +86,9 @@ class Telemetry:
         self.registry.register(self.http)
         resource = Resource.create({"service.name": os.environ.get("OTEL_SERVICE_NAME", service)})
         counts = View(instrument_name="quantum.*batch.size", aggregation=ExplicitBucketHistogramAggregation(boundaries=_COUNTS))
-        seconds = View(instrument_unit="s", aggregation=ExplicitBucketHistogramAggregation(boundaries=_SECONDS))
+        seconds = View(
+            instrument_type=Histogram, instrument_unit="s", aggregation=ExplicitBucketHistogramAggregation(boundaries=_SECONDS)
+        )
         reader = PrometheusMetricReader(disable_target_info=True, scope_info_enabled=False, registry=self.registry)
         self._meters = MeterProvider(metric_readers=[reader], resource=resource, views=[counts, seconds])
         self._meter: metrics.Meter = self._meters.get_meter("quantum")

@@ -22,7 +22,7 @@ from event_store.records import StoreUnavailable
 from event_store.store import EventStore
 from streaming.transport import Message, Transport
 
-_LOCK = "SELECT pg_advisory_lock(20824, hashtext($1))"
+_LOCK = "SELECT pg_advisory_lock(20826, hashtext($1))"
 _CHECKPOINT = "SELECT position FROM quantum.relay_checkpoints WHERE relay = $1"
 _FIRST_CHECKPOINT = "INSERT INTO quantum.relay_checkpoints (relay, position) VALUES ($1, 0) ON CONFLICT DO NOTHING"
 _MOVE = "UPDATE quantum.relay_checkpoints SET position = $3, published_at = now() WHERE relay = $1 AND position = $2"

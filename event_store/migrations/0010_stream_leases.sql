@@ -40,7 +40,7 @@ DECLARE
     rank integer;
     own_share integer;
 BEGIN
-    PERFORM pg_advisory_xact_lock(20823, hashtext(in_group));
+    PERFORM pg_advisory_xact_lock(20825, hashtext(in_group));
 
     UPDATE quantum.stream_leases AS lease SET checkpoint = greatest(lease.checkpoint, mine.checkpoint)
       FROM unnest(held, held_epochs, held_checkpoints) AS mine (partition, epoch, checkpoint)
@@ -95,7 +95,7 @@ CREATE FUNCTION quantum.stream_release(
     LANGUAGE plpgsql VOLATILE
 AS $$
 BEGIN
-    PERFORM pg_advisory_xact_lock(20823, hashtext(in_group));
+    PERFORM pg_advisory_xact_lock(20825, hashtext(in_group));
     UPDATE quantum.stream_leases AS lease
        SET owner = NULL, checkpoint = greatest(lease.checkpoint, mine.checkpoint)
       FROM unnest(released, released_epochs, released_checkpoints) AS mine (partition, epoch, checkpoint)

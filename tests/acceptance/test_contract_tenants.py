@@ -18,7 +18,7 @@ def claims(text: str) -> dict[str, object]:
 
 def test_a_token_is_printed_and_nothing_else_with_the_server_down():
     with temporary_directory() as directory:
-        done = command("token", "--tenant", "tenant-123", "--role", "author", "--subject", "ada", data_dir=directory)
+        done = command("token", "--tenant", "contractor", "--role", "author", "--subject", "ada", data_dir=directory)
         assert done.returncode == 0
         assert done.stderr == ""
         assert done.stdout.count("\n") == 1
@@ -40,14 +40,14 @@ async def test_a_token_made_before_its_tenant_works_once_the_tenant_is_registere
 
 
 async def test_a_tenant_is_registered_and_read_by_a_platform_admin(outside: Outside):
-    body = {"id": "tenant-123", "name": "Acme"}
+    body = {"id": "contractor", "name": "Acme"}
     created = await outside.client.post(f"{API}/tenants", json=body, headers=outside.admin())
     assert created.status_code == 201
-    assert created.json().items() >= {"id": "tenant-123", "name": "Acme"}.items()
+    assert created.json().items() >= {"id": "contractor", "name": "Acme"}.items()
     assert created.headers["Quantum-Position"]
     assert_problem(await outside.client.post(f"{API}/tenants", json=body, headers=outside.admin()), 409)
     after = {**outside.admin(), "Quantum-Min-Position": created.headers["Quantum-Position"]}
-    shown = await outside.client.get(f"{API}/tenants/tenant-123", headers=after)
+    shown = await outside.client.get(f"{API}/tenants/contractor", headers=after)
     assert shown.status_code == 200
     assert shown.json() == created.json()
     listed = await outside.client.get(f"{API}/tenants", headers=after)
@@ -111,7 +111,7 @@ async def test_the_tenant_is_the_tokens_and_a_header_chooses_among_several(outsi
 
 
 async def test_no_token_and_a_forged_one_get_401(outside: Outside):
-    good = token(outside.data_dir, ("tenant-123",), "author")
+    good = token(outside.data_dir, ("contractor",), "author")
     head, body, signature = good.split(".")
     none = base64.urlsafe_b64encode(b'{"alg":"none"}').decode().rstrip("=")
     for forged in (

@@ -219,7 +219,7 @@ async def _cut_leader(database: Database) -> None:
     connection = await asyncpg.connect(database.owner_dsn)
     try:
         cut = await connection.fetch(
-            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND classid = 20824 AND granted"
+            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND classid = 20826 AND granted"
             "   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
         )
         assert len(cut) == 1

@@ -1,0 +1,100 @@
+# intent_ref: quantum.http-protocol
+"""What arrives on a connection before it is a request: bounded in size and time, and refused with a problem document.
+
+uvicorn's own protocol waits for ever for a request that never ends, keeps heads of any size, and answers what is not HTTP with
+a line of text.
+"""
+
+import asyncio
+from typing import Any, Final
+
+import orjson
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from access.http.problems import KINDS, MEDIA_TYPE, TYPE_PREFIX
+from event_store.ids import uuid7
+
+HEAD_BYTES_MAX: Final = 128 << 10
+"""The request line with all headers; more than any client of ours needs, and room to say that a token is too long."""
+ARRIVAL_SECONDS_MAX: Final = 60.0
+"""From the first byte of a request to its last, or from the connection to the end of its first request."""
+_MALFORMED: Final = "What came is not an HTTP/1.1 request."
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """uvicorn's protocol with limits. Between requests its own limit for idle connections holds."""
+
+    _has_arrived = False
+    _is_in_head = True
+    _head_bytes = 0
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """The time for the first request begins."""
+        super().connection_made(transport)
+        self._deadline = self.loop.call_later(ARRIVAL_SECONDS_MAX, self._is_too_slow)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing is waited for any more."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request."""
+        super().on_message_begin()
+        self._has_arrived, self._is_in_head, self._head_bytes = False, True, 0
+
+    def on_headers_complete(self) -> None:
+        """The request can be answered from here on; its body is bounded elsewhere."""
+        self._is_in_head = False
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The last byte of a request."""
+        self._has_arrived = True
+        if self._deadline is not None:
+            self._stop_waiting()
+        super().on_message_complete()
+
+    def data_received(self, data: bytes) -> None:
+        """Most requests come whole, in one piece; only what is in pieces is counted and timed."""
+        super().data_received(data)
+        if self._has_arrived or self.transport.is_closing():
+            return
+        if self._is_in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES_MAX:
+                self._refuse("head-too-large", f"Address and headers may have {HEAD_BYTES_MAX} bytes at most.")
+                return
+        if self._deadline is None:
+            self._deadline = self.loop.call_later(ARRIVAL_SECONDS_MAX, self._is_too_slow)
+
+    def send_400_response(self, msg: str) -> None:
+        """For what the parser does not take."""
+        self._refuse("request-invalid", _MALFORMED)
+
+    def _is_too_slow(self) -> None:
+        self._deadline = None
+        if not self.transport.is_closing():
+            self._refuse("request-too-slow", f"A request must have arrived within {ARRIVAL_SECONDS_MAX:.0f} seconds.")
+
+    def _stop_waiting(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _refuse(self, code: str, detail: str) -> None:
+        """Answers, unless another answer is under way on the connection, and closes it."""
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            kind, correlation_id = KINDS[code], str(uuid7())
+            document = {
+                "type": TYPE_PREFIX + code, "title": kind.title, "status": kind.status, "detail": detail, "instance": "/",
+                "trace_id": correlation_id, "code": code,
+            }  # fmt: skip
+            body = orjson.dumps(document)
+            head = (
+                f"content-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\nquantum-correlation-id: {correlation_id}\r\n"
+                "x-content-type-options: nosniff\r\ncache-control: no-store\r\nconnection: close\r\n\r\n"
+            )
+            self.transport.write(STATUS_LINE[kind.status] + head.encode("ascii") + body)
+        self.transport.close()
