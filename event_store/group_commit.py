@@ -30,10 +30,9 @@ from event_store.records import (
 # cost more than all the rest of an append.
 _SQL = """
 SELECT * FROM quantum.append_events(
-    $1::text::text[], $2::text::uuid[], $3::text::int[], $4::text::text[], $5::text::text[], $6::text::int[],
-    $7::text::int[], $8::text::int[], $9::text::int[], $10::text::int[], $11::text::text[], $12::text::text[],
-    $13::text::uuid[], $14::text::uuid[], $15::text::text[], $16::text::text[], $17::bytea[],
-    $18::text::int[], $19::text::text[], $20::text::text[], $21::text::text[], $22::text::text[], $23::text::bool[])
+    $1::text, $2::text::int[], $3::text::text[], $4::text::text[], $5::text::int[], $6::text::uuid[], $7::text::text[],
+    $8::text::int[], $9::text::int[], $10::text::uuid[], $11::text::text[], $12::bytea[],
+    $13::text::int[], $14::text::text[], $15::text::text[], $16::text::text[], $17::text::text[], $18::text::bool[])
 """
 APPENDS_MAX = 256
 SHARED_FROM = 32
@@ -291,35 +290,36 @@ def _events_in(append: Append) -> int:
 
 
 def _arguments(batch: list[_Pending]) -> tuple[str | list[bytes], ...]:
-    """The arrays of `append_events`, in its order: appends, their parts, their events, their claims."""
-    appends: list[tuple[str, ...]] = []
+    """The arrays of `append_events`, in its order: tenants, parts, their events, claims."""
+    tenants: dict[str, None] = {}
     parts: list[tuple[str, ...]] = []
-    events: list[tuple[str, ...]] = []
-    claims: list[tuple[str, ...]] = []
+    ids: list[str] = []
+    topics: list[str] = []
     payloads: list[bytes] = []
+    claims: list[tuple[str, ...]] = []
     for number, pending in enumerate(batch, start=1):
         append = pending.append
         tenant, command, of_append = _quoted(append.tenant_id), append.command_id.hex, str(number)
-        appends.append((tenant, command))
         metadata = _quoted(metadata_bytes(append.metadata).decode())
+        tenants[tenant] = None
         index = 0
         for stream in append.streams:
-            stream_id = _quoted(stream.stream_id)
-            parts.append((of_append, tenant, stream_id, str(stream.expected)))
-            part = str(len(parts))
-            for offset, new in enumerate(stream.events, start=1):
-                events.append((
-                    of_append, part, str(offset), str(index), tenant, stream_id, command, new.event_id.hex,
-                    _quoted(new.topic), metadata,
-                ))  # fmt: skip
+            count = len(stream.events)
+            parts.append((
+                of_append, tenant, _quoted(stream.stream_id), str(stream.expected), command, metadata, str(index), str(count),
+            ))  # fmt: skip
+            index += count
+            for new in stream.events:
+                ids.append(new.event_id.hex)
+                topics.append(new.topic)
                 payloads.append(new.payload)
-                index += 1
         for claim in append.claims:
             claims.append((
                 of_append, tenant, _quoted(claim.scope), _quoted(claim.value), _quoted(claim.stream_id),
                 "t" if claim.takes else "f",
             ))  # fmt: skip
-    return (*_literals(appends, 2), *_literals(parts, 4), *_literals(events, 10), payloads, *_literals(claims, 6))
+    events = ("{" + ",".join(ids) + "}", "{" + ",".join(map(_quoted, topics)) + "}", payloads)
+    return ("{" + ",".join(tenants) + "}", *_literals(parts, 8), *events, *_literals(claims, 6))
 
 
 def _literals(rows: list[tuple[str, ...]], width: int) -> list[str]:

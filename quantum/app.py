@@ -123,7 +123,7 @@ async def platform(settings: Settings, report: Callable[[str], None] = lambda na
         if settings.role in EXECUTES:
             transport = EmbeddedTransport(store)
             limits = SagaLimits(calls_max=settings.worker_concurrency, grace_seconds=CALL_GRACE_SECONDS)
-            saga = ExecutionSaga(shell, transport, Caller(running, http).call, limits=limits, trace=telemetry.span)
+            saga = ExecutionSaga(shell, transport, Caller(running, http).call, limits=limits, trace=telemetry.attempt)
             telemetry.observe_saga(saga, transport)
             workers("execution saga", lambda: saga.run(stop))
         if settings.role in RELAYS:

@@ -22,6 +22,22 @@ from quantum.settings import ROLES, Settings, load_settings
 if TYPE_CHECKING:
     from quantum.app import Platform
 
+_EXPECTED = {
+    "access.issuer": ("KeysUnusable", "TokenNotIssuable"),
+    "domain.refusals": ("Refusal",),
+    "event_store.migrate": ("MigrationError",),
+    "event_store.records": ("StoreUnavailable", "StreamBusy"),
+    "event_store.tenancy": ("UnsafeRole",),
+    "projections.schema": ("RebuildUnderWay",),
+    "quantum.app": ("NotInThisRelease",),
+    "quantum.cli_projections": ("ProjectionError",),
+    "quantum.databases": ("DatabaseNotReady",),
+    "quantum.embedded_postgres": ("EmbeddedPostgresError",),
+    "quantum.server": ("PortInUse", "ServerEnded"),
+    "quantum.settings": ("SettingsError",),
+}
+"""What may go wrong without anybody having made a mistake in this program, by the module that would have raised it."""
+
 program = typer.Typer(
     name="quantum", no_args_is_help=True, pretty_exceptions_enable=False,
     help="Multi-tenant, intent-driven orchestration on an event log in PostgreSQL.",
@@ -43,24 +59,14 @@ def main() -> None:
 
 
 def _expected() -> tuple[type[Exception], ...]:
-    """What may go wrong without anybody having made a mistake in this program."""
-    from access.issuer import KeysUnusable, TokenNotIssuable
-    from domain.refusals import Refusal
-    from event_store.faults import DATABASE_FAULTS
-    from event_store.migrate import MigrationError
-    from event_store.records import StoreUnavailable, StreamBusy
-    from event_store.tenancy import UnsafeRole
-    from quantum.app import NotInThisRelease
-    from quantum.databases import DatabaseNotReady
-    from quantum.embedded_postgres import EmbeddedPostgresError
-    from quantum.server import PortInUse, ServerEnded
-    from quantum.settings import SettingsError
+    """Those of `_EXPECTED` that can have happened: whose module is there."""
+    loaded = [(sys.modules[module], names) for module, names in _EXPECTED.items() if module in sys.modules]
+    return tuple(getattr(module, name) for module, names in loaded for name in names) + _database_faults()
 
-    return (
-        SettingsError, EmbeddedPostgresError, DatabaseNotReady, UnsafeRole, MigrationError, NotInThisRelease, PortInUse,
-        ServerEnded, Refusal, KeysUnusable, TokenNotIssuable, StoreUnavailable, StreamBusy, cli_projections.ProjectionError,
-        *DATABASE_FAULTS,
-    )  # fmt: skip
+
+def _database_faults() -> tuple[type[Exception], ...]:
+    faults = sys.modules.get("event_store.faults")
+    return faults.DATABASE_FAULTS if faults is not None else ()
 
 
 def _sentence(fault: Exception) -> str:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import structlog
 from opentelemetry import metrics, trace
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import CallbackOptions, Observation
@@ -41,6 +42,7 @@ _COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _SPANS_A_BATCH_MAX = 200
 _UNTRACED = "^[a-z]+://[^/]+/(health/|metrics$)"
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_TOLD_IN_LOGS = ("tenant", "correlation_id", "execution", "step")
 _propagator = TraceContextTextMapPropagator()
 
 
@@ -107,7 +109,7 @@ class Telemetry:
 
     def observed(self, app: ASGIApp) -> ASGIApp:
         """The application with its requests measured, and traced where traces are exported."""
-        observed = _Observed(app, self.http)
+        observed = _Observed(app, self.http, is_traced=self.tracers is not None)
         if self.tracers is None:
             return observed
         from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
@@ -197,6 +199,15 @@ class Telemetry:
             _propagator.inject(carrier)
             yield carrier.get("traceparent", traceparent)
 
+    @contextlib.contextmanager
+    def attempt(self, name: str, traceparent: str | None, attributes: Mapping[str, str]) -> Iterator[str | None]:
+        """A `span` around an attempt of a step, within which log lines say whose it is."""
+        told = {key: attributes[f"quantum.{key}"] for key in _TOLD_IN_LOGS if f"quantum.{key}" in attributes}
+        if traceparent is not None:
+            told["trace_id"] = traceparent.split("-")[1]
+        with structlog.contextvars.bound_contextvars(**told), self.span(name, traceparent, attributes) as own:
+            yield own
+
     def _projected(self, name: str) -> Callable[[Sequence[RecordedEvent], float], None]:
         tracer = self._tracer
         assert tracer is not None
@@ -234,8 +245,8 @@ def _tracer_provider(resource: Resource) -> TracerProvider | None:
 class _Observed:
     """Measures each request, and logs those that were refused for whom they came from and those that failed."""
 
-    def __init__(self, app: ASGIApp, durations: HttpDurations) -> None:
-        self._app, self._durations = app, durations
+    def __init__(self, app: ASGIApp, durations: HttpDurations, *, is_traced: bool) -> None:
+        self._app, self._durations, self._is_traced = app, durations, is_traced
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -249,8 +260,8 @@ class _Observed:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                if (span := trace.get_current_span()).is_recording():
-                    span.update_name(f"{method} {_route(scope)}")
+                if self._is_traced:
+                    trace.get_current_span().update_name(f"{method} {_route(scope)}")
             await send(message)
 
         token = request_scope.set(scope)

@@ -75,6 +75,7 @@ class Attempts:
         attributes = {
             "quantum.tenant": dispatch.tenant_id, "quantum.execution": dispatch.execution_id, "quantum.step": dispatch.step,
             "quantum.module": step.module, "quantum.action": step.action, "quantum.attempt": str(dispatch.attempt),
+            "quantum.correlation_id": dispatch.correlation_id,
         }  # fmt: skip
         with self._trace(f"module {step.action}", dispatch.traceparent, attributes) as traceparent:
             command = await self._outcome(dispatch, state, step, traceparent)

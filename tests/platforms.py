@@ -20,8 +20,8 @@ import httpx
 import psutil
 
 from access.issuer import LocalIssuer
-from quantum.issuing import keys_folder
 from quantum.embedded_postgres import DatabaseUrls, EmbeddedPostgres, running_database
+from quantum.issuing import keys_folder
 
 API = "/api/v1"
 _START_SECONDS_MAX = 60.0

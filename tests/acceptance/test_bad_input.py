@@ -42,7 +42,6 @@ WRONG: tuple[Any, ...] = (
     [{}], {"": ""}, {"a": {"b": [1]}}, {"action": "no-op"}, ["no-op"] * 1000,
 )  # fmt: skip
 ODD_STRINGS = ("\0", "a\0b", "\ud800", "a\udfffb", "\udc00\ud800")
-SEED_MAX = 60
 
 
 class Probe:
@@ -52,10 +51,20 @@ class Probe:
         self.http, self.operations, self.tenant_id = http, operations, tenant_id
         self.values: dict[str, str] = {}
         self.headers = http.bearer(tenant_id, roles=["platform-admin"])
+        self._appends = self._position = -1
 
     @property
     def with_bodies(self) -> list[Operation]:
         return [operation for operation in self.operations if operation.body is not None]
+
+    @property
+    def one_of_each_body(self) -> list[Operation]:
+        """Where the same code reads the same body, one operation stands for all."""
+        return list({json.dumps(operation.body): operation for operation in self.with_bodies}.values())
+
+    def operation(self, name: str) -> Operation:
+        """The one of that method and path."""
+        return next(operation for operation in self.operations if str(operation) == name)
 
     def address(self, operation: Operation, **values: str) -> str:
         return operation.path.format(**{**self.values, **values})
@@ -64,18 +73,24 @@ class Probe:
         given = {"Content-Type": "application/json", "If-Match": "*", "Accept": "application/json", **self.headers, **headers}
         return await self.http.client.request(operation.method, self.address(operation), content=raw, headers=given)
 
-    async def events(self) -> int:
-        """What people, not sagas, have written to the whole log."""
-        count: int = await self.http.platform.store.platform_pool.fetchval(
-            "SELECT count(*) FROM quantum.events WHERE metadata ->> 'actor' NOT LIKE 'saga:%'"
-        )
-        return count
+    async def written(self) -> int:
+        """How many events people, not sagas, have written since this was asked last."""
+        store = self.http.platform.store
+        if store.group_commit.statistics.appends == self._appends:
+            return 0  # this process is the only one that writes
+        self._appends = store.group_commit.statistics.appends
+        rows = await store.platform_pool.fetch(
+            "SELECT position, metadata ->> 'actor' AS actor FROM quantum.events WHERE position > $1 ORDER BY position",
+            self._position,
+        )  # fmt: skip
+        self._position = rows[-1]["position"] if rows else self._position
+        return sum(not row["actor"].startswith("saga:") for row in rows)
 
     @contextlib.asynccontextmanager
     async def nothing_written(self) -> AsyncIterator[None]:
-        before = await self.events()
+        await self.written()
         yield
-        assert await self.events() == before, "something was written although it was refused"
+        assert await self.written() == 0, "something was written although it was refused"
 
     async def refused(self, operation: Operation, raw: bytes | None, *statuses: int, **headers: str) -> dict[str, Any]:
         async with self.nothing_written():
@@ -83,11 +98,11 @@ class Probe:
 
     async def refused_or_obeyed(self, operation: Operation, raw: bytes) -> None:
         """For what some operations may take: an answer that is documented, and nothing written where it is a refusal."""
-        before = await self.events()
+        await self.written()
         answer = await self.send(operation, raw)
         if answer.status_code >= 400:
             assert_problem(answer, *operation.statuses)
-            assert await self.events() == before
+            assert await self.written() == 0
         else:
             assert answer.status_code in operation.statuses, (str(operation), answer.status_code)
 
@@ -103,9 +118,9 @@ async def operations(http: Http) -> list[Operation]:
     return operations_of((await http.client.get("/openapi.json")).json())
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 async def probe(http: Http, operations: list[Operation]) -> Probe:
-    tenant = await http.tenant()
+    tenant, suspended = await http.tenant(), await http.tenant()
     probe = Probe(http, operations, tenant.id)
     intent = await tenant.intent("deploy")
     module = {"name": "mine", "actions": [{"name": f"act-{tenant.id}"}], "transport": "https://example.com/actions"}
@@ -114,7 +129,7 @@ async def probe(http: Http, operations: list[Operation]) -> Probe:
     execution_id = await tenant.execution()
     await tenant.get("/modules", after=registered)
     probe.values = {
-        "intent_id": intent.json()["id"], "execution_id": execution_id, "name": "mine", "version": "1", "tenant_id": tenant.id,
+        "intent_id": intent.json()["id"], "execution_id": execution_id, "name": "mine", "version": "1", "tenant_id": suspended.id,
     }  # fmt: skip
     return probe
 
@@ -209,46 +224,48 @@ async def test_odd_bytes_in_any_part_of_any_address_are_refused_or_find_nothing(
                     assert_problem(answer, 400, 422)
 
 
-@pytest.mark.parametrize(
-    "value", [b"\xff", b"\x80abc", b"\xed\xa0\x80", b"", b" ", b"a" * 300, b"a" * 20_000, b"\t", b'"', b'W/"', b"*,*", b"-1", b"1e9",
-              b"%00", b"q1.MQ", b"cTEuOTk5OTk5OTk5OTk5OTk5", b"cTEu" * 9, "é".encode(), b'"1", "2"', b'W/"1"', b'"99999999999"'],
+ODD_HEADERS = (
+    b"\xff", b"\x80abc", b"\xed\xa0\x80", b"", b"a" * 300, b"a" * 20_000, b'"', b'W/"', b"*,*", b"-1", b"1e9", b"%00", b"q1.MQ",
+    b"cTEuOTk5OTk5OTk5OTk5OTk5", b"cTEu" * 9, "é".encode(), b'"1", "2"', b'W/"1"', b'"99999999999"',
 )  # fmt: skip
-async def test_odd_values_in_any_header_of_any_operation_do_no_harm(probe: Probe, value: bytes):
-    for operation in probe.operations:
-        for name in (*operation.header_names, "Accept", "Content-Type", "traceparent", "tracestate", "Quantum-Correlation-Id"):
-            headers: list[tuple[bytes, bytes]] = [
-                (key.encode(), one.encode()) for key, one in {**probe.headers, "Accept": "application/json"}.items()
-                if key.lower() != name.lower()
-            ]  # fmt: skip
-            headers.append((name.encode(), value))
-            content = None if operation.body is None else b"[]"  # refused in any case: only what reads may succeed
-            before = await probe.events() if operation.method != "GET" else 0
-            answer = await probe.http.client.request(
-                operation.method, probe.address(operation, name="nobody", intent_id="nobody") if operation.method == "DELETE"
-                else probe.address(operation), headers=headers, content=content,
-            )  # fmt: skip
-            if answer.status_code == 503 and name == "Quantum-Min-Position":
-                assert answer.json()["code"] == "not-caught-up"  # a position that may come yet
-            elif answer.status_code >= 400:
-                assert_problem(answer)
-            if operation.method != "GET":
-                assert answer.status_code >= 400
-                assert await probe.events() == before
+
+
+async def test_odd_values_in_any_header_of_any_operation_do_no_harm(probe: Probe):
+    async with probe.nothing_written():
+        for number, operation in enumerate(probe.operations):
+            general = ("Accept", "Content-Type", "traceparent", "tracestate", "Quantum-Correlation-Id", "Cookie", "Range")
+            for name in (*operation.header_names, *(general if number % 6 == 0 else ())):
+                for value in ODD_HEADERS:
+                    await _with_header(probe, operation, name.encode(), value)
+
+
+async def _with_header(probe: Probe, operation: Operation, name: bytes, value: bytes) -> None:
+    kept = {**probe.headers, "Accept": "application/json"}
+    headers = [(key.encode(), one.encode()) for key, one in kept.items() if key.lower().encode() != name.lower()]
+    nobody = {"intent_id": "nobody", "name": "nobody"} if operation.method == "DELETE" else {}
+    answer = await probe.http.client.request(
+        operation.method, probe.address(operation, **nobody), headers=[*headers, (name, value)],
+        content=None if operation.body is None else b"[]",  # refused in any case: only what reads may succeed
+    )  # fmt: skip
+    if answer.status_code == 503:
+        assert (name, answer.json()["code"]) == (b"Quantum-Min-Position", "not-caught-up")  # a position that may come yet
+    elif answer.status_code >= 400:
+        assert_problem(answer)
+    assert operation.method == "GET" or answer.status_code >= 400
 
 
 @pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"a":', b"}"), (b'[{"a":', b"}]")])
-@pytest.mark.parametrize("levels", [63, 200, 255, 1_000, 1_024, 1_025, 100_000])
-async def test_depth_bombs_are_refused_whole_and_cut_short(probe: Probe, opening: bytes, closing: bytes, levels: int):
-    bomb = opening * levels + b"1" + closing * levels
-    for operation in probe.with_bodies:
-        example = raw_json(operation.body)
-        for raw in (bomb, opening * levels, b'{"definition":' + bomb + b"}", b'{"inputs":{"a":' + bomb + b"}}"):
-            if levels < 200:
-                await probe.refused_or_obeyed(operation, raw)
-            else:
-                await probe.refused(operation, raw, 400, 422)
-        if example != b"{}":
-            await probe.refused(operation, example[:-1] + b',"zzz":' + bomb + b"}", 400, 422)
+async def test_depth_bombs_are_refused_whole_and_cut_short(probe: Probe, opening: bytes, closing: bytes):
+    for levels in (63, 200, 255, 1_000, 1_024, 1_025, 100_000):
+        bomb = opening * levels + b"1" + closing * levels
+        for operation in probe.with_bodies if levels == 100_000 else probe.one_of_each_body:
+            for raw in (bomb, opening * levels, b'{"definition":' + bomb + b"}", b'{"inputs":{"a":' + bomb + b"}}"):
+                if levels < 200:
+                    await probe.refused_or_obeyed(operation, raw)
+                else:
+                    await probe.refused(operation, raw, 400, 422)
+            if operation.body:
+                await probe.refused(operation, raw_json(operation.body)[:-1] + b',"zzz":' + bomb + b"}", 400, 422)
 
 
 async def test_bodies_over_the_limit_are_a_413_said_or_unsaid(probe: Probe):
@@ -262,7 +279,7 @@ async def test_bodies_over_the_limit_are_a_413_said_or_unsaid(probe: Probe):
         address = probe.address(operation)
         async with probe.nothing_written():
             assert_problem(await probe.send(operation, body), 413)
-            chunked = await probe.http.client.request(operation.method, address, content=chunks(), headers=probe.headers)
+            chunked = await probe.http.client.request(operation.method, address, content=chunks(), headers={**probe.headers, "If-Match": "*"})
             assert_problem(chunked, 413)
     for operation in probe.operations:
         if operation.body is None and not operation.is_public:
@@ -277,7 +294,7 @@ async def test_bodies_over_the_limit_are_a_413_said_or_unsaid(probe: Probe):
 
 async def test_just_under_and_just_over_the_limit_are_told_apart(probe: Probe):
     limit = probe.http.platform.settings.request_bytes_max
-    create = next(one for one in probe.operations if str(one) == f"POST {API}/intents")
+    create = probe.operation(f"POST {API}/intents")
     empty = raw_json({"name": "a", "definition": ""})
     for size, status in ((limit, 422), (limit + 1, 413)):
         await probe.refused(create, raw_json({"name": "a", "definition": "x" * (size - len(empty))}), status)
@@ -286,7 +303,7 @@ async def test_just_under_and_just_over_the_limit_are_told_apart(probe: Probe):
 async def test_a_body_full_of_small_things_is_refused_in_a_bounded_answer(probe: Probe):
     for filler in (b"1,", b"{},", b'"",', b'{"a":"\\u0000"},', b"99999999999999999999999,", b"null,"):
         inside = (filler * (1_000_000 // len(filler)))[:-1]
-        for operation in probe.with_bodies:
+        for operation in probe.one_of_each_body:
             for raw in (b"[" + inside + b"]", b'{"definition":{"target":"t","steps":[' + inside + b']},"name":"n"}'):
                 async with probe.nothing_written():
                     answer = await probe.send(operation, raw)
@@ -314,7 +331,7 @@ async def test_huge_numbers_are_refused_or_kept_exactly(probe: Probe):
     headers = {**probe.headers, "Quantum-Min-Position": created.headers["Quantum-Position"]}
     shown = await probe.http.client.get(created.headers["Location"], headers=headers)
     assert shown.json()["definition"] == json.loads(definition)
-    create = next(one for one in probe.operations if str(one) == f"POST {API}/intents")
+    create = probe.operation(f"POST {API}/intents")
     for number in ("18446744073709551616", "-9223372036854775809", "1e309", "9" * 400, "9" * 100_000, "-" + "9" * 25):
         definition = f'{{"target":"t","steps":[{{"action":"no-op","n":{number}}}]}}'
         await probe.refused(create, f'{{"name":"huge","definition":{definition}}}'.encode(), 400, 422)
@@ -413,11 +430,11 @@ async def test_a_token_that_proves_nothing_opens_no_route(probe: Probe):
                 )  # fmt: skip
                 problem = assert_problem(answer, 401)
                 assert answer.headers["WWW-Authenticate"].startswith("Bearer "), what
-                assert token not in json.dumps(problem)
+                assert len(token) < 20 or token not in json.dumps(problem)
 
 
 @pytest.mark.parametrize(
-    "value", [b"", b"Bearer", b"Bearer ", b"bearer", b"Basic YTpi", b"Digest x", b"\xff", b"Bearer \xff\xfe", b"Bearer a b", b","],
+    "value", [b"", b"Bearer", b"bearer", b"Basic YTpi", b"Digest x", b"\xff", b"Bearer \xff\xfe", b"Bearer a b", b","],
 )  # fmt: skip
 async def test_an_authorization_header_that_is_no_bearer_token_is_a_401(probe: Probe, value: bytes):
     answer = await probe.http.client.get(f"{API}/intents", headers=[(b"Authorization", value)])
@@ -470,7 +487,7 @@ async def test_an_address_that_is_none_is_a_404(probe: Probe, path: str):
     for method in ("GET", "POST", "DELETE", "PUT"):
         if method == "DELETE" and path.startswith("/api/v1/modules"):
             continue
-        status, headers, _body = await _raw(probe.http, method, path, probe.headers)
+        status, headers, _body = await _raw(probe.http, method, path, {**probe.headers, "If-Match": "*"})
         assert status in (400, 404, 405), (method, path, status)
         assert headers["content-type"] == "application/problem+json"
 
@@ -514,6 +531,7 @@ async def test_framing_that_two_servers_could_read_differently_writes_nothing(pr
     async with probe.nothing_written():
         answer = await _exchange(probe.http, "\r\n".join(lines).encode("latin-1") + body)
         assert not answer or answer.startswith((b"HTTP/1.1 400", b"HTTP/1.1 413", b"HTTP/1.1 422")), answer[:300]
+        assert not answer or b"\r\ncontent-type: application/problem+json\r\n" in answer
 
 
 async def test_a_content_length_that_lies_writes_nothing_and_holds_nobody_up(probe: Probe):
@@ -554,14 +572,14 @@ NEW_INTENT = st.one_of(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
 async def test_any_json_creates_an_intent_that_reads_back_or_is_refused_by_the_book(probe: Probe, body: Any):
-    create = next(one for one in probe.operations if str(one) == f"POST {API}/intents")
-    before = await probe.events()
+    create = probe.operation(f"POST {API}/intents")
+    await probe.written()
     answer = await probe.send(create, raw_json(body))
     if answer.status_code != 201:
         assert_problem(answer, 400, 409, 422)
-        assert await probe.events() == before
+        assert await probe.written() == 0
         return
-    assert await probe.events() == before + 1
+    assert await probe.written() == 1
     headers = {**probe.headers, "Quantum-Min-Position": answer.headers["Quantum-Position"]}
     shown = await probe.http.client.get(answer.headers["Location"], headers=headers)
     assert shown.json() == answer.json()

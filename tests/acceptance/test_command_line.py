@@ -3,6 +3,7 @@
 
 import json
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from quantum import cli
 from quantum.cli import program
 from tests.acceptance.outside import API, Outside, command
 from tests.platforms import temporary_directory
@@ -60,11 +62,19 @@ def test_every_command_explains_itself_and_every_option_says_what_it_does(way: t
 
 
 def test_help_and_version_end_with_status_0_and_mistakes_with_2():
-    for words in (["--help"], ["--version"], ["tenant", "--help"], ["token", "--help"]):
+    for words in (["--help"], ["--version"]):
         done = command(*words)
         assert (done.returncode, done.stderr) == (0, "")
-    for words in (["fly"], ["token"], ["serve", "--wings"], ["tenant", "create"]):
-        assert command(*words).returncode == 2
+        assert done.stdout
+    assert command("fly").returncode == 2
+    for words in (["token"], ["serve", "--wings"], ["tenant", "create"], ["projections", "rebuild"], ["tenant", "fly"]):
+        assert CliRunner().invoke(program, words).exit_code == 2
+
+
+def test_every_fault_that_is_told_in_a_sentence_exists():
+    for module, names in cli._EXPECTED.items():
+        for name in names:
+            assert issubclass(getattr(import_module(module), name), Exception)
 
 
 def test_token_refuses_what_no_token_can_say(tmp_path: Path):

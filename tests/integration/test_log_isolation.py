@@ -81,7 +81,7 @@ async def test_a_batch_cannot_store_rows_of_a_tenant_it_does_not_name(app: async
     part = StreamAppend(StreamId("s"), [NewEvent(uuid7(), "intent.deprecated.v1", b"{}")], -1)
     pending = group_commit._Pending(Append(TenantId("mine"), uuid7(), METADATA, (part,)), (), 1, None, 0.0)  # type: ignore[arg-type]
     arguments = list(group_commit._arguments([pending]))
-    arguments[10] = "{theirs}"
+    arguments[2] = "{theirs}"
     with pytest.raises(asyncpg.InsufficientPrivilegeError, match="row-level security"):
         await app.fetchrow(group_commit._SQL, *arguments)
 
