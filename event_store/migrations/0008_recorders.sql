@@ -79,6 +79,10 @@ AS $$
 DECLARE
     parts integer := cardinality(part_streams);
     events integer := cardinality(originators);
+    counts integer[];
+    firsts integer[];
+    part_ids uuid[];
+    part_payloads bytea[];
     answer record;
     last_id bigint;
 BEGIN
@@ -89,15 +93,20 @@ BEGIN
             -- Before append_events, so that whoever waits here holds no horizon back.
             PERFORM pg_advisory_xact_lock(20829, hashtext(in_tenant || '/' || in_sequence));
         END IF;
+        -- append_events wants the events of a part side by side.
+        SELECT array_agg(part.events), array_agg(part.first) INTO counts, firsts
+          FROM (
+            SELECT count(*)::integer AS events, (sum(count(*)) OVER (ORDER BY sent.part) - count(*))::integer AS first
+              FROM unnest(event_parts) AS sent (part) GROUP BY sent.part ORDER BY sent.part
+          ) AS part;
+        SELECT array_agg(sent.id ORDER BY sent.part, sent.place), array_agg(sent.payload ORDER BY sent.part, sent.place)
+          INTO part_ids, part_payloads
+          FROM unnest(event_parts, event_offsets, event_ids, payloads) AS sent (part, place, id, payload);
         SELECT * INTO answer FROM quantum.append_events(
-            ARRAY[in_tenant], ARRAY[in_command],
+            ARRAY[in_tenant]::text,
             array_fill(1, ARRAY[parts]), array_fill(in_tenant, ARRAY[parts]), part_streams, array_fill(-1, ARRAY[parts]),
-            array_fill(1, ARRAY[events]), event_parts, event_offsets,
-            ARRAY(SELECT generate_series(0, events - 1)), array_fill(in_tenant, ARRAY[events]),
-            ARRAY(SELECT part_streams[part.number] FROM unnest(event_parts) WITH ORDINALITY AS part (number, event)
-                   ORDER BY part.event),
-            array_fill(in_command, ARRAY[events]), event_ids, array_fill('eventsourcing.stored.v1'::text, ARRAY[events]),
-            array_fill(in_metadata, ARRAY[events]), payloads,
+            array_fill(in_command, ARRAY[parts]), array_fill(in_metadata, ARRAY[parts]), firsts, counts,
+            part_ids, array_fill('eventsourcing.stored.v1'::text, ARRAY[events]), part_payloads,
             '{}', '{}', '{}', '{}', '{}', '{}');
         IF answer.busy IS NOT NULL THEN
             busy := true;
@@ -124,7 +133,12 @@ BEGIN
                (tenant_id, sequence, originator_id, originator_version, notification_id, position, topic)
         SELECT in_tenant, in_sequence, stored.originator, stored.version, stored.notification, stored.position, stored.topic
           FROM unnest(originators, versions, notification_ids, topics,
-                      ARRAY(SELECT given.position FROM unnest(answer.positions) AS given (position) ORDER BY 1))
+                      ARRAY(SELECT given.positions[sent.rank]
+                              FROM (SELECT ARRAY(SELECT unnest(answer.positions) ORDER BY 1) AS positions) AS given,
+                                   (SELECT part.number, row_number() OVER (ORDER BY part.part, part.place) AS rank
+                                      FROM unnest(event_parts, event_offsets) WITH ORDINALITY AS part (part, place, number)
+                                   ) AS sent
+                             ORDER BY sent.number))
                AS stored (originator, version, notification, topic, position);
     END IF;
     IF tracked_application IS NOT NULL THEN

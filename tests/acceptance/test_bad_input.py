@@ -224,9 +224,11 @@ async def test_odd_bytes_in_any_part_of_any_address_are_refused_or_find_nothing(
                     assert_problem(answer, 400, 422)
 
 
+LATER = b"cTEuOTk5OTk5OTk5OTk5OTk5"
+"""A sound position that no log has come to: a read waits for it."""
 ODD_HEADERS = (
     b"\xff", b"\x80abc", b"\xed\xa0\x80", b"", b"a" * 300, b"a" * 20_000, b'"', b'W/"', b"*,*", b"-1", b"1e9", b"%00", b"q1.MQ",
-    b"cTEuOTk5OTk5OTk5OTk5OTk5", b"cTEu" * 9, "é".encode(), b'"1", "2"', b'W/"1"', b'"99999999999"',
+    LATER, b"cTEu" * 9, "é".encode(), b'"1", "2"', b'W/"1"', b'"99999999999"',
 )  # fmt: skip
 
 
@@ -236,7 +238,8 @@ async def test_odd_values_in_any_header_of_any_operation_do_no_harm(probe: Probe
             general = ("Accept", "Content-Type", "traceparent", "tracestate", "Quantum-Correlation-Id", "Cookie", "Range")
             for name in (*operation.header_names, *(general if number % 6 == 0 else ())):
                 for value in ODD_HEADERS:
-                    await _with_header(probe, operation, name.encode(), value)
+                    if (name, value) != ("Quantum-Min-Position", LATER) or str(operation) == f"GET {API}/intents":
+                        await _with_header(probe, operation, name.encode(), value)
 
 
 async def _with_header(probe: Probe, operation: Operation, name: bytes, value: bytes) -> None:
