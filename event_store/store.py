@@ -85,12 +85,14 @@ class EventStore:
         pooled: dict[str, Any] = {"min_size": 1, "max_size": pool_size, "reset": _nothing_to_reset}
         if not statement_cache:
             options["statement_cache_size"] = 0
-        tenant_pool = await asyncpg.create_pool(app_dsn, **pooled, **options)
-        platform_pool = await asyncpg.create_pool(platform_dsn, **pooled, **options)
-        async with tenant_pool.acquire() as connection:
-            await check_role(connection, "QUANTUM_DATABASE_URL", "quantum_app")
-        async with platform_pool.acquire() as connection:
-            await check_role(connection, "QUANTUM_DATABASE_PLATFORM_URL", "quantum_platform")
+        tenant_pool = await _pool(app_dsn, "QUANTUM_DATABASE_URL", "quantum_app", {**pooled, **options})
+        try:
+            platform_pool = await _pool(
+                platform_dsn, "QUANTUM_DATABASE_PLATFORM_URL", "quantum_platform", {**pooled, **options}
+            )
+        except BaseException:
+            tenant_pool.terminate()
+            raise
         wakeups = Wakeups(direct_dsn or platform_dsn)
         group_commit = GroupCommit(lambda: asyncpg.connect(app_dsn, **options), wakeups.appended, writers=writers)
         store = cls(tenant_pool, platform_pool, wakeups, group_commit)
@@ -221,3 +223,15 @@ class EventStore:
 
 async def _nothing_to_reset(_connection: Any) -> None:
     """Spares a round trip a query: all that this package sets on a connection ends with its transaction."""
+
+
+async def _pool(dsn: str, variable: str, role: str, options: dict[str, Any]) -> Any:
+    """A pool whose login is known to be safe."""
+    pool = await asyncpg.create_pool(dsn, **options)
+    try:
+        async with pool.acquire() as connection:
+            await check_role(connection, variable, role)
+    except BaseException:
+        pool.terminate()
+        raise
+    return pool

@@ -114,7 +114,7 @@ async def platform(settings: Settings, report: Callable[[str], None] = lambda na
         stack.push_async_callback(freshness.close)
 
         if settings.role in PROJECTS:
-            projections = ProjectionRunner(store, freshness)
+            projections = ProjectionRunner(store, freshness, batch_size=settings.projector_batch_events)
             telemetry.observe_projections(projections)
             projections.start()
             stack.push_async_callback(projections.close)

@@ -1,6 +1,7 @@
 # intent_ref: quantum.databases
 """Which database this process works on: the embedded one, started and brought up to date, or the one the settings name."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -48,7 +49,12 @@ async def databases(
             yield Databases(found.app_dsn, found.platform_dsn, found.platform_dsn, found.owner_dsn)
             return
         try:
-            yield Databases(urls.app_dsn, urls.platform_dsn, urls.platform_dsn, urls.owner_dsn)
+            watch = asyncio.create_task(server.keep_running(), name="embedded-postgres")
+            try:
+                yield Databases(urls.app_dsn, urls.platform_dsn, urls.platform_dsn, urls.owner_dsn)
+            finally:
+                watch.cancel()
+                await asyncio.gather(watch, return_exceptions=True)
         finally:
             await server.stop()
         return

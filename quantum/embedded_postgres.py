@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 import asyncpg
 import psutil
+import structlog
 
 from quantum.schema import upgrade
 from quantum.server_account import ServerAccount, ServerAccountError, server_account
@@ -31,6 +32,8 @@ _SOCKET_DIRECTORY_BYTES_MAX = 90  # sockaddr_un holds 107 bytes, and the server 
 _LOG_BYTES_MAX = 16 * 1024 * 1024
 _START_SECONDS_MAX = 120  # recovery after a crash can take a while
 _STOP_SECONDS_MAX = 30
+_WATCH_SECONDS = 1.0
+log = structlog.get_logger(__name__)
 _CONFIGURATION = """\
 # Written at every start; changes made here do not last.
 listen_addresses = ''
@@ -121,6 +124,18 @@ class EmbeddedPostgres:
                 raise EmbeddedPostgresError(str(fault)) from fault
             raise
         return urls
+
+    async def keep_running(self) -> None:
+        """Starts the server again whenever it is gone, until cancelled. Between `start` and `stop` alone."""
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            if await asyncio.to_thread(_processes_alive, self.cluster):
+                continue
+            log.error("the embedded PostgreSQL is gone; it is started again", cluster=str(self.cluster))
+            try:
+                await asyncio.to_thread(self._running_or_started)
+            except EmbeddedPostgresError as fault:
+                log.error("the embedded PostgreSQL did not start", fault=str(fault))
 
     async def stop(self) -> None:
         """Shuts the server down (open transactions are rolled back) and gives the data directory back."""
@@ -345,6 +360,17 @@ def _read_postmaster(cluster: Path) -> _Postmaster | None:
         return _Postmaster(-1, cluster, ready=False)
     socket_directory = Path(lines[4]) if len(lines) > 4 else cluster
     return _Postmaster(int(lines[0]), socket_directory, ready=len(lines) > 7 and lines[7].strip() == "ready")
+
+
+def _processes_alive(cluster: Path) -> bool:
+    """Whether the postmaster lives: a look at one process, cheap enough to be taken every second."""
+    postmaster = _read_postmaster(cluster)
+    if postmaster is None or postmaster.pid < 0:
+        return False
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(postmaster.pid)
+        return process.name() == "postgres" and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def _processes_in(cluster: Path) -> set[int]:

@@ -90,7 +90,7 @@ class Settings(BaseSettings):
         description="Modules at private and loopback addresses may be reached. Unset: on with embedded PostgreSQL, else off",
     )
     worker_concurrency: int = Field(32, ge=1, le=10_000, description="Steps one process carries out at a time")
-    projector_batch_events: int = Field(500, ge=1, le=10_000, description="Events a projection takes into one transaction")
+    projector_batch_events: int = Field(1_000, ge=1, le=10_000, description="Events a projection takes into one transaction")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="`debug`, `info`, `warning` or `error`")
     log_format: Literal["json", "console"] = Field("json", description="`json` or `console`")
 

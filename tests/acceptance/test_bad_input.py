@@ -175,7 +175,6 @@ async def test_every_example_cut_short_anywhere_is_no_json(probe: Probe):
             await probe.refused(operation, whole[:length], 400)
 
 
-@pytest.mark.slow
 async def test_a_wrong_value_at_any_place_of_any_body_is_obeyed_or_refused_by_the_book(probe: Probe):
     sent = 0
     for operation in probe.with_bodies:

@@ -235,3 +235,26 @@ async def test_a_connection_left_open_does_not_hold_up_the_end(data_dir: Path):
     await server.stop()
     await wait_until(lambda: not is_alive(server_pid), 10, what="the server to be gone")
     connection.terminate()
+
+
+async def test_a_server_that_dies_under_a_running_platform_is_started_again(tmp_path: Path):
+    server = EmbeddedPostgres(tmp_path / "data", durable=False)
+    urls = await server.start()
+    watch = asyncio.create_task(server.keep_running())
+    try:
+        pid = int((server.cluster / "postmaster.pid").read_text().splitlines()[0])
+        os.kill(pid, signal.SIGKILL)
+
+        async def serves_again() -> bool:
+            try:
+                connection = await asyncpg.connect(urls.app_dsn, timeout=2)
+            except (OSError, asyncpg.PostgresError):
+                return False
+            await connection.close()
+            return int((server.cluster / "postmaster.pid").read_text().splitlines()[0]) != pid
+
+        await wait_until(serves_again, 30, what="the server to come back")
+    finally:
+        watch.cancel()
+        await asyncio.gather(watch, return_exceptions=True)
+        await server.stop()
