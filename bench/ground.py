@@ -102,13 +102,17 @@ def serving(folder: Path, urls: DatabaseUrls, roles: Sequence[str]) -> Iterator[
         for role in roles:
             port = free_port()
             command = [sys.executable, "-m", "quantum", "serve", "--role", role, "--port", str(port)]
-            process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+            process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             ports.setdefault(role, []).append(port)
             processes.setdefault(role, []).append(process)
         for port in (port for found in ports.values() for port in found):
             wait_for(f"http://127.0.0.1:{port}/health/ready")
         subprocess.run(
-            [sys.executable, "-m", "quantum", "tenant", "create", TENANT], env=environment, stdout=subprocess.DEVNULL, check=False
+            [sys.executable, "-m", "quantum", "tenant", "create", TENANT],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=False,  # a second platform on the same database finds it registered
         )
         yield Served(ports, processes, token)
     finally:
