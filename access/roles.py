@@ -31,12 +31,8 @@ TENANTS_READ: Final = _granted("tenants:read", *ROLES, in_tenant=False)
 INTENTS_READ: Final = _granted("intents:read", *ROLES)
 INTENTS_WRITE: Final = _granted("intents:write", "author", "tenant-admin", "platform-admin")
 EXECUTIONS_READ: Final = _granted("executions:read", *ROLES)
-EXECUTIONS_START: Final = _granted(
-    "executions:start", "operator", "author", "tenant-admin", "service", "platform-admin"
-)
-EXECUTIONS_CONTROL: Final = _granted(
-    "executions:control", "operator", "author", "tenant-admin", "service", "platform-admin"
-)
+EXECUTIONS_START: Final = _granted("executions:start", "operator", "author", "tenant-admin", "service", "platform-admin")
+EXECUTIONS_CONTROL: Final = _granted("executions:control", "operator", "author", "tenant-admin", "service", "platform-admin")
 MODULES_READ: Final = _granted("modules:read", *ROLES)
 MODULES_WRITE: Final = _granted("modules:write", "tenant-admin", "platform-admin")
 

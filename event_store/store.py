@@ -87,9 +87,7 @@ class EventStore:
             options["statement_cache_size"] = 0
         tenant_pool = await _pool(app_dsn, "QUANTUM_DATABASE_URL", "quantum_app", {**pooled, **options})
         try:
-            platform_pool = await _pool(
-                platform_dsn, "QUANTUM_DATABASE_PLATFORM_URL", "quantum_platform", {**pooled, **options}
-            )
+            platform_pool = await _pool(platform_dsn, "QUANTUM_DATABASE_PLATFORM_URL", "quantum_platform", {**pooled, **options})
         except BaseException:
             tenant_pool.terminate()
             raise

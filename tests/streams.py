@@ -33,6 +33,4 @@ async def append(
 ) -> Appended:
     """Appends `count` events to one stream."""
     part = StreamAppend(StreamId(stream), new_events(count, stream), expected)
-    return await store.append(
-        TenantId(tenant), [part], command_id=command_id or uuid7(), metadata=METADATA, claims=claims or []
-    )
+    return await store.append(TenantId(tenant), [part], command_id=command_id or uuid7(), metadata=METADATA, claims=claims or [])

@@ -117,5 +117,3 @@ def _answer(outcome: Outcome[Execution]) -> Response:
         "status": execution.status,
     }
     return written(202, receipt, outcome, location=f"{API_PREFIX}/executions/{execution.execution_id}")
-
-

@@ -33,9 +33,7 @@ _ANY_TENANT: Final = ""
 class NewTenant(BaseModel):
     """A tenant to register."""
 
-    model_config = ConfigDict(
-        extra="forbid", strict=True, json_schema_extra={"examples": [{"id": "tenant-123", "name": "Acme"}]}
-    )
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"id": "tenant-123", "name": "Acme"}]})
     id: str = Field(
         description="A slug: lower-case letters, digits and inner hyphens.", examples=["tenant-123"],
         json_schema_extra={"pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"},

@@ -133,5 +133,3 @@ def _look_at(scope: Scope) -> tuple[int | None, bytes]:
         elif name == CORRELATION_HEADER and _CORRELATION_ID.fullmatch(value):
             correlation_id = value
     return length, correlation_id or str(uuid7()).encode("ascii")
-
-

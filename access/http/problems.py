@@ -134,8 +134,7 @@ def document(request: HTTPConnection, problem: Problem) -> dict[str, Any]:
     }
     if problem.faults:
         body["errors"] = [
-            {"pointer": fault.pointer, "detail": fault.detail, "code": fault.code}
-            for fault in problem.faults[:FAULTS_SHOWN_MAX]
+            {"pointer": fault.pointer, "detail": fault.detail, "code": fault.code} for fault in problem.faults[:FAULTS_SHOWN_MAX]
         ]
     return body
 

@@ -290,7 +290,7 @@ def test_the_partition_of_a_key_is_the_same_in_every_process_and_release() -> No
     assert [partition_of(f"tenant-1/execution-{n}", 16) for n in range(8)] == [3, 5, 15, 9, 10, 12, 6, 0]
 
 
-WORKER = '''
+WORKER = """
 import asyncio, sys
 from event_store.store import EventStore
 from streaming.embedded import EmbeddedTransport
@@ -303,13 +303,11 @@ async def main():
     await EmbeddedTransport(store).consume("dying", handle, stop=asyncio.Event())
 
 asyncio.run(main())
-'''
+"""
 
 
 @pytest.mark.chaos
-async def test_a_killed_members_partitions_move_within_seconds_and_nothing_is_lost(
-    database: Database, store: EventStore
-) -> None:
+async def test_a_killed_members_partitions_move_within_seconds_and_nothing_is_lost(database: Database, store: EventStore) -> None:
     seen = Seen("dying")
     async with consuming(EmbeddedTransport(store), "dying", seen.handle):
         process = await asyncio.create_subprocess_exec(

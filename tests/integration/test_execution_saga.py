@@ -561,7 +561,7 @@ async def _outcomes_reach(world: World, low: int) -> bool:
     return False
 
 
-WORKER = '''
+WORKER = """
 import asyncio, sys
 from tests.integration.test_execution_saga import World, saga_running
 from event_store.store import EventStore
@@ -573,7 +573,7 @@ async def main():
         await asyncio.Event().wait()
 
 asyncio.run(main())
-'''
+"""
 
 
 @pytest.mark.chaos

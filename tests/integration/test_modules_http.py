@@ -184,7 +184,9 @@ async def test_a_name_with_one_address_inside_is_refused_whatever_the_others_are
     await guarded.close()
 
 
-@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://x/", "http://", "http://u:p@x/", "http://x:99999/", "x", "http://[::"])
+@pytest.mark.parametrize(
+    "url", ["file:///etc/passwd", "ftp://x/", "http://", "http://u:p@x/", "http://x:99999/", "x", "http://[::"]
+)
 async def test_a_url_that_is_none_is_refused(http: HttpModules, url: str) -> None:
     assert await failure(http, url) == ("url-invalid", False)
 

@@ -47,9 +47,7 @@ class Journal:
     async def write(self, messages: Sequence[Message]) -> None:
         rows = [(message.event_id, message.position, message.key, message.version) for message in messages]
         await self._run(
-            lambda c: c.executemany(
-                f"INSERT INTO {self._table} (event_id, position, key, version) VALUES ($1, $2, $3, $4)", rows
-            )
+            lambda c: c.executemany(f"INSERT INTO {self._table} (event_id, position, key, version) VALUES ($1, $2, $3, $4)", rows)
         )
 
     async def consume(self, group: str, handler: Handler, **more: Any) -> None:
