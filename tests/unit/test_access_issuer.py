@@ -66,6 +66,7 @@ def test_what_is_published_holds_no_secret(tmp_path: Path):
     [b"", b"{", b"[]", b"\xff", b"null", b'{"kty":"OKP","crv":"Ed25519"}', b'{"kty":"OKP","crv":"Ed25519","x":"!","d":"!"}',
      json.dumps(OKPKey.generate_key("Ed25519").as_dict(private=False)).encode(),
      json.dumps(OKPKey.generate_key("X25519").as_dict(private=True)).encode()],
+    ids=["empty", "cut", "list", "binary", "null", "no-point", "no-base64", "public-only", "another-curve"],
 )  # fmt: skip
 def test_a_key_that_cannot_be_used_is_named_with_the_way_out(tmp_path: Path, content: bytes):
     (tmp_path / "issuer.jwk").write_bytes(content)
