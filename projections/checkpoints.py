@@ -18,6 +18,7 @@ DATABASE_FAULTS = (
     TimeoutError,
     StoreUnavailable,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,

@@ -6,6 +6,7 @@ a line of text.
 """
 
 import asyncio
+import re
 from typing import Any, Final
 
 import orjson
@@ -18,6 +19,7 @@ HEAD_BYTES_MAX: Final = 128 << 10
 """The request line with all headers; more than any client of ours needs, and room to say that a token is too long."""
 ARRIVAL_SECONDS_MAX: Final = 60.0
 """From the first byte of a request to its last, or from the connection to the end of its first request."""
+_UPGRADE: Final = re.compile(rb"^upgrade(?=[ \t]*:)", re.IGNORECASE | re.MULTILINE)
 _MALFORMED: Final = "What came is not an HTTP/1.1 request."
 
 
@@ -58,6 +60,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Most requests come whole, in one piece; only what is in pieces is counted and timed."""
+        if (b"pgrade" in data or b"PGRADE" in data) and (self._has_arrived or self._is_in_head):
+            data = _without_upgrade(data)
         super().data_received(data)
         if self._has_arrived or self.transport.is_closing():
             return
@@ -98,3 +102,9 @@ class HttpProtocol(HttpToolsProtocol):
             )
             self.transport.write(STATUS_LINE[kind.status] + head.encode("ascii") + body)
         self.transport.close()
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """Takes an offer of another protocol (HTTP/2, say) out of a head: the parser would drop the body of such a request."""
+    head, end, body = data.partition(b"\r\n\r\n")
+    return _UPGRADE.sub(b"x-offer", head) + end + body

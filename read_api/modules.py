@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from access.gate import Gate
 from access.http import documents
+from access.http.headers import min_position
 from access.http.operations import Answer
 from access.http.problems import Problem
 from access.http.queries import CURSOR, LIMIT, LIMIT_DEFAULT, page, parse
@@ -61,6 +62,7 @@ def modules_router(reads: ReadSide, gate: Gate, builtin: Modules) -> APIRouter:
         name = request.path_params["name"]
         parse(request, ())
         if name in built_in:
+            min_position(request)  # nothing to wait for, but what is no position is refused here as everywhere
             return found(built_in[name])
         async with reads.at(request, READ_MODEL):
             document = await get_module(reads.reader, access.tenant_id, name)

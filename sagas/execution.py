@@ -27,6 +27,7 @@ from streaming.transport import Message, Transport
 
 GROUP = "saga.execution"
 _HEARTBEAT_SECONDS = 1.0
+_CHECKS_AFTER_FAULT = 5
 _CLAIM_PAUSE_SECONDS = 0.005
 _FAULT_PAUSE_SECONDS = 0.5
 _FAULTS: tuple[type[Exception], ...] = (*DATABASE_FAULTS, StoreUnavailable)
@@ -61,6 +62,8 @@ class ExecutionSaga:
         self._backlog = True
         self._next_due = 0.0
         self._stopping = False
+        self._checks_due = 0
+        self._not_running: set[Key] = set()
 
     @property
     def running(self) -> int:
@@ -116,7 +119,11 @@ class ExecutionSaga:
         for dispatch in dispatches:
             take.append(dispatch.due_at <= now and free > 0)
             free -= take[-1]
-        stored = await self._dispatches.insert(dispatches, take)
+        try:
+            stored = await self._dispatches.insert(dispatches, take)
+        except _FAULTS:
+            self._checks_due = _CHECKS_AFTER_FAULT
+            raise
         for dispatch in dispatches:
             if stored.get(dispatch.key):
                 self._start(dispatch)
@@ -174,6 +181,7 @@ class ExecutionSaga:
                         self._next_due = min(self._next_due, loop.time() + max(seconds, 0.0))
                 except _FAULTS as fault:
                     log.warning("due attempts cannot be claimed; trying again", fault=repr(fault))
+                    self._checks_due = _CHECKS_AFTER_FAULT
                     taken = []
                     await _first(_FAULT_PAUSE_SECONDS, stop)
                 for dispatch in taken:
@@ -203,6 +211,8 @@ class ExecutionSaga:
             if began > alive_until:
                 await self._give_up_what_others_took()
             alive_until = began + ALIVE_SECONDS
+            if self._checks_due:
+                await self._give_back_what_is_not_running()
             beats += 1
             if beats % 60 == 0:
                 with contextlib.suppress(*_FAULTS):
@@ -221,6 +231,16 @@ class ExecutionSaga:
         with contextlib.suppress(*_FAULTS):
             held = await self._dispatches.held()
             await _ended([task for key, task in self._running.items() if key not in held])
+
+    async def _give_back_what_is_not_running(self) -> None:
+        """A lease may have been stored although its answer was lost. Twice seen without a call, it is given back."""
+        with contextlib.suppress(*_FAULTS):
+            idle = (await self._dispatches.held()) - {*self._running, *self._over, *self._failed}
+            if lost := idle & self._not_running:
+                log.warning("leases without a call are given back", count=len(lost))
+                await self._dispatches.postpone(sorted(lost))
+            self._not_running = idle - lost
+            self._checks_due -= 1
 
     async def _sweep(self) -> None:
         """Deletes rows of attempts that are over, as many at once as there are."""

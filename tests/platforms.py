@@ -1,5 +1,5 @@
 # intent_ref: tests.platforms
-"""Platforms as they run for users, for tests that kill them: `quantum serve` as a process of its own, and a PostgreSQL to restart."""
+"""Platforms as users run them, for tests that kill them: `quantum serve` as a process, and a PostgreSQL to restart under it."""
 
 import asyncio
 import contextlib

@@ -14,6 +14,10 @@ from access.roles import Permission
 
 _PATH_PARAMETER: Final = re.compile(r"\{([a-z_]+)\}")
 _STRING: Final = {"type": "string"}
+_TAGS: Final = {"type": "string", "minLength": 1}
+_TOKEN: Final = {"type": "string", "pattern": "^[A-Za-z0-9_-]{6,40}$"}
+_TOKEN_OR_NOTHING: Final = {"type": "string", "pattern": "^([A-Za-z0-9_-]{6,40})?$"}
+_SLUG: Final = {"type": "string", "pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"}
 _ALWAYS: Final = (400, 401, 403, 422, 503)
 _IN_PATH: Final = {
     "tenant_id": "The tenant's id.",
@@ -23,18 +27,18 @@ _IN_PATH: Final = {
     "name": "The module's name.",
 }
 _REQUEST_HEADERS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
-    "X-Tenant-Id": ("Which tenant is meant, where the token covers several.", {"type": "string", "maxLength": 63}),
+    "X-Tenant-Id": ("Which tenant is meant, where the token covers several.", _SLUG),
     "Idempotency-Key": (
         "The same key with the same request has one effect and gets the first answer again; with another it is refused.",
         {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
     ),
-    "If-Match": ('The `ETag` of the version this change is based on, such as `"3"`, or `*`.', _STRING),
-    "If-None-Match": ("The `ETag` the client has: the answer is 304 while it still holds.", _STRING),
+    "If-Match": ('The `ETag` of the version this change is based on, such as `"3"`, or `*`.', _TAGS),
+    "If-None-Match": ("The `ETag` the client has: the answer is 304 while it still holds.", _TAGS),
     "Quantum-Min-Position": (
         "A `Quantum-Position` of an earlier answer: the read waits up to 2 seconds until it has seen that write.",
-        _STRING,
+        _TOKEN,
     ),
-    "Last-Event-ID": ("The id of the last event seen; the stream goes on after it.", _STRING),
+    "Last-Event-ID": ("The id of the last event seen; the stream goes on after it.", _TOKEN_OR_NOTHING),
 }
 _ANSWER_HEADERS: Final = {
     "ETag": "The version, as an entity tag.",

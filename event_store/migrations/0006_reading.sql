@@ -1,23 +1,26 @@
 -- intent_ref: event-store.read
 -- The position up to which the log is complete: every event at or below it has been committed, or never will be.
--- The order of the two reads matters: whoever was given a position up to `last` took its lock before that position was given
--- out, so at the second read it either still holds the lock or has ended, and the caller's next snapshot sees its events.
+-- The order of the reads matters: whoever was given a position up to `last` took its lock before that position was given
+-- out, so at the second read it either still holds the lock or has ended, and the third read's snapshot sees its events.
+-- The answer is the position of an event, never that of a transaction which was rolled back: after a crash the sequence may
+-- give out again what nobody committed, and a reader that had gone past it would miss the event that gets it then.
 CREATE FUNCTION quantum.log_horizon() RETURNS bigint
     LANGUAGE plpgsql VOLATILE
 AS $$
 DECLARE
-    last bigint;
+    last CONSTANT bigint := pg_sequence_last_value('quantum.event_position');
     writing_from bigint;
 BEGIN
-    SELECT last_value INTO last FROM quantum.event_position;
     SELECT min((classid::bigint << 32 | objid::bigint) & ((1::bigint << 48) - 1)) INTO writing_from
       FROM pg_catalog.pg_locks
      WHERE locktype = 'advisory' AND objsubid = 1 AND classid::bigint >> 16 = 20821
        AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database());
-    RETURN least(last, writing_from);
+    RETURN coalesce((SELECT event.position FROM quantum.events AS event
+                      WHERE event.position <= least(last, writing_from) ORDER BY event.position DESC LIMIT 1), 0);
 END
 $$;
-GRANT EXECUTE ON FUNCTION quantum.log_horizon() TO quantum_app, quantum_platform;
+REVOKE ALL ON FUNCTION quantum.log_horizon FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION quantum.log_horizon TO quantum_platform;
 
 -- One stream of one tenant under row-level security, in one round trip.
 CREATE FUNCTION quantum.read_stream(

@@ -38,8 +38,8 @@ from tests.http_platform import API, Http, serving
 
 WRONG: tuple[Any, ...] = (
     None, True, False, 0, -1, 1.5, 1e308, -1e308, 1 << 31, 1 << 32, 1 << 63, 1 << 64, -(1 << 63) - 1, 10**30, "", " ", "\n",
-    "x" * 70_000, "\u202e", "💥", "${{ secrets.x }}", "../../etc/passwd", "'; DROP TABLE quantum.events; --", [], {}, [[]], [None],
-    [{}], {"": ""}, {"a": {"b": [1]}}, {"action": "no-op"}, ["no-op"] * 1000,
+    "x" * 70_000, "\u202e", "💥", "${{ secrets.x }}", "../../etc/passwd", "'; DROP TABLE quantum.events; --", [], {}, [[]],
+    [None], [{}], {"": ""}, {"a": {"b": [1]}}, {"action": "no-op"}, ["no-op"] * 1000,
 )  # fmt: skip
 ODD_STRINGS = ("\0", "a\0b", "\ud800", "a\udfffb", "\udc00\ud800")
 
@@ -143,7 +143,8 @@ async def test_every_path_parameter_has_a_value_here(probe: Probe):
     "raw",
     [
         b"{", b'{"a":', b'{"a":1', b"nothing", b"\xff\xfe{\x00}\x00", b"\x00", b'{"a":NaN}', b'{"a":Infinity}', b"[-Infinity]",
-        b'{"a":1e400}', b"{'a':1}", b'{"a":1}{', b'{"a":1} x', b'{"a":01}', b'{"a":+1}', b'{"a":.5}', b'{"a":1,}', b'{"a":"\xff"}',
+        b'{"a":1e400}', b"{'a':1}", b'{"a":1}{', b'{"a":1} x', b'{"a":01}', b'{"a":+1}', b'{"a":.5}', b'{"a":1,}',
+        b'{"a":"\xff"}',
         b'{"a":"\xed\xa0\x80"}', b'{"\xc0\x80":1}', b'{"a":"\t"}', b'{"a":"\\x"}', b'{"a":"\\ud800"}', b'{"a":"\\udc00\\ud800"}',
         b"\xef\xbb\xbf{}", '{"a":1}'.encode("utf-16"), '{"a":1}'.encode("utf-32"), b'{"a":/**/1}', b"<a/>", b"a=1&b=2",
         gzip.compress(b'{"a":1}'), b"--x\r\n\r\n--x--", b" ", b"\n", b'{"a"}', b"{1:2}", b'"', b"[", b"]", b"}",
@@ -281,7 +282,8 @@ async def test_bodies_over_the_limit_are_a_413_said_or_unsaid(probe: Probe):
         address = probe.address(operation)
         async with probe.nothing_written():
             assert_problem(await probe.send(operation, body), 413)
-            chunked = await probe.http.client.request(operation.method, address, content=chunks(), headers={**probe.headers, "If-Match": "*"})
+            headers = {**probe.headers, "If-Match": "*"}
+            chunked = await probe.http.client.request(operation.method, address, content=chunks(), headers=headers)
             assert_problem(chunked, 413)
     for operation in probe.operations:
         if operation.body is None and not operation.is_public:
@@ -325,7 +327,7 @@ async def test_many_keys_and_repeated_keys_do_no_harm(probe: Probe):
 async def test_huge_numbers_are_refused_or_kept_exactly(probe: Probe):
     tenant_headers = {**probe.headers, "Content-Type": "application/json"}
     numbers = ["18446744073709551615", "-9223372036854775808", "1e308", "5e-324", "0.1", "123456789.123456789", "1e2", "-0.0"]
-    definition = '{"target":"t","steps":[{"action":"no-op","values":[%s]}]}' % ",".join(numbers)
+    definition = f'{{"target":"t","steps":[{{"action":"no-op","values":[{",".join(numbers)}]}}]}}'
     raw = f'{{"name":"numbers","definition":{definition}}}'.encode()
     created = await probe.http.client.post(f"{API}/intents", content=raw, headers=tenant_headers)
     assert created.status_code == 201, created.text
@@ -481,7 +483,8 @@ async def test_methods_that_do_not_apply_are_a_405_that_lists_those_that_do(prob
     "path",
     ["/api/v1/%20GET", "/api/v1/intents/%20GET", "/api/v1/intents/%7B%7D", "/api/v1/intents/%7Bintent_id%7D", "/api/v1//intents",
      "/api/v1/intents/", "/api/v1/intents//versions", "/api/v1/intents/a/b/c/d", "/api/v1/../v1/intents", "/api/v1/intents/..",
-     "/api/v1/intents/%2e%2e/tenants", "/api/v1/intents/a%2Fversions", "/API/V1/intents", "/api/v1/intents;a=b", "/api/v2/intents",
+     "/api/v1/intents/%2e%2e/tenants", "/api/v1/intents/a%2Fversions", "/API/V1/intents", "/api/v1/intents;a=b",
+     "/api/v2/intents",
      "/%2e%2e/%2e%2e/etc/passwd", "//evil.example/api/v1/intents", "/api/v1/intents/%20GET/versions", "/api/v1/executions/ GET",
      "/api/v1/intents/None", "/api/v1/intents/%25", "/api", "/", "/docs/x", "/metrics/x", "/api/v1/modules/%20DELETE"],
 )  # fmt: skip
@@ -497,7 +500,8 @@ async def test_an_address_that_is_none_is_a_404(probe: Probe, path: str):
 @pytest.mark.parametrize("length", [256, 5_000, 60_000, 200_000])
 async def test_very_long_addresses_are_refused(probe: Probe, length: int):
     for path in (f"{API}/intents/{'a' * length}", f"{API}/{'a/' * (length // 2)}", f"{API}/intents?{'q=a&' * (length // 4)}",
-                 f"{API}/intents?q={'a' * length * 2}", f"{API}/intents?cursor={'A' * length}", f"{API}/executions?{'%00' * length}=1",
+                 f"{API}/intents?q={'a' * length * 2}", f"{API}/intents?cursor={'A' * length}",
+                 f"{API}/executions?{'%00' * length}=1",
                  f"{API}/tenants?{'&' * length}x=1"):  # fmt: skip
         status, headers, body = await _raw(probe.http, "GET", path, probe.headers)
         assert 400 <= status < 500, (path[:60], status)
@@ -506,8 +510,9 @@ async def test_very_long_addresses_are_refused(probe: Probe, length: int):
 
 
 @pytest.mark.parametrize(
-    "given", ["a\r\nX-Evil: 1", "a\nX-Evil: 1", "a%0d%0aX-Evil: 1", "a" * 129, "<script>", "a b", "é", "\x7f", "\x1b[31m", "{}", "'--"],
-)  # fmt: skip
+    "given",
+    ["a\r\nX-Evil: 1", "a\nX-Evil: 1", "a%0d%0aX-Evil: 1", "a" * 129, "<script>", "a b", "é", "\x7f", "\x1b[31m", "{}", "'--"],
+)
 async def test_a_correlation_id_cannot_smuggle_anything(probe: Probe, given: str):
     status, headers, _body = await _raw(
         probe.http, "GET", f"{API}/intents", {**probe.headers, "Quantum-Correlation-Id": given}
@@ -555,14 +560,17 @@ JSON = st.recursive(
     max_leaves=12,
 )
 STEP = st.dictionaries(
-    st.sampled_from(["action", "id", "depends_on", "timeout", "retry", "when", "compensate", "foreach", "workflow", "approval", "x"]),
+    st.sampled_from(
+        ["action", "id", "depends_on", "timeout", "retry", "when", "compensate", "foreach", "workflow", "approval", "x"]
+    ),
     st.sampled_from(["no-op", "wait", "5s", "", "0", "-1s", "9" * 30]) | JSON, max_size=6,
 )  # fmt: skip
 NEW_INTENT = st.one_of(
     JSON,
     st.fixed_dictionaries(
         {"name": st.text(max_size=20) | JSON,
-         "definition": JSON | st.fixed_dictionaries({"target": st.text(max_size=10) | JSON, "steps": JSON | st.lists(STEP, max_size=4)})},
+         "definition": JSON | st.fixed_dictionaries(
+             {"target": st.text(max_size=10) | JSON, "steps": JSON | st.lists(STEP, max_size=4)})},
         optional={"description": JSON, "labels": JSON | st.dictionaries(st.text(max_size=5), st.text(max_size=5)), "zzz": JSON},
     ),
 )  # fmt: skip

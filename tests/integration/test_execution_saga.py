@@ -616,3 +616,41 @@ async def _outcomes(world: World) -> int:
 
 async def _more_outcomes(world: World, before: int) -> bool:
     return await _outcomes(world) > before
+
+
+class LosesAnswers:
+    """A pool whose statements are obeyed while the answers to the first few of one kind never come."""
+
+    def __init__(self, pool: Any, statement: str, answers: int) -> None:
+        self._pool, self._statement, self._answers = pool, statement, answers
+
+    async def fetch(self, query: str, *arguments: Any, **options: Any) -> Any:
+        rows = await self._pool.fetch(query, *arguments, **options)
+        if self._statement in query and self._answers and rows:
+            self._answers -= 1
+            raise ConnectionResetError("the connection was lost while the answer was on its way")
+        return rows
+
+
+@pytest.mark.parametrize("statement", ["INSERT INTO quantum.saga_dispatches", "SET lease_owner = $1, claims"])
+async def test_a_lease_whose_answer_was_lost_is_given_back_and_the_step_made(store: EventStore, statement: str) -> None:
+    world = World(store, f"lost-answer-{len(statement)}")
+    if statement.startswith("INSERT"):
+        steps = [{"action": "probe"}]
+    else:
+        steps = [{"action": "probe", "retry": {"max_attempts": 2, "initial_interval": 1}}]
+        failures = iter([True])
+
+        async def fails_once(invocation: Invocation) -> Any:
+            if next(failures, False):
+                raise ModuleError("flaky", "not this time")
+            return {"ok": True}
+
+        world.probe.answer = fails_once
+    async with saga_running(world) as saga:
+        saga._dispatches._pool = LosesAnswers(store.platform_pool, statement, 1)
+        started = await world.start(steps)
+        state = await world.ended(started, 30)
+    assert state.status == "completed"
+    completed = [event for event in await world.events(started) if isinstance(event.event, StepCompleted)]
+    assert len(completed) == 1

@@ -85,6 +85,24 @@ async def test_a_rolled_back_append_leaves_a_gap_and_holds_nobody_up(store: Even
         await slow.close()
 
 
+async def test_the_horizon_is_an_events_position_and_never_that_of_a_transaction_rolled_back(
+    store: EventStore, database: Database
+) -> None:
+    """After a crash the sequence may give such a position out again: whoever had gone past it would miss an event."""
+    stored = await append(store, "durable", "s")
+    slow = await asyncpg.connect(database.app_dsn)
+    try:
+        transaction = slow.transaction()
+        await transaction.start()
+        gone = await held_append(slow, "durable", "t")
+        await transaction.rollback()
+        assert gone > stored.position
+        assert await store.horizon() == stored.position
+        assert (await store.read_log(stored.position - 1, limit=10)).next == stored.position
+    finally:
+        await slow.close()
+
+
 async def test_an_unrelated_open_transaction_holds_nobody_up(store: EventStore, database: Database) -> None:
     """Not another writer's transaction id, and not a stranger's advisory locks, may hold delivery up."""
     start = await store.horizon()
