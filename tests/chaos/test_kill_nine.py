@@ -10,6 +10,7 @@ import pytest
 
 from tests.chaos.load import Load, promises_hold
 from tests.platforms import Served, temporary_directory
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 KILLS = 20
@@ -79,5 +80,23 @@ async def test_sigterm_under_load_ends_in_order_and_loses_nothing(platform: Serv
     load.release(20)
     async with asyncio.timeout(60):
         await task
+    print(f"sent again after: {dict(load.sent_again)}")
+    await promises_hold(load, platform, platform.database())
+
+
+async def test_an_embedded_database_that_is_killed_comes_back_by_itself_and_has_lost_nothing(platform: Served):
+    await platform.start()
+    load = Load([platform], intents=16, executions=64)
+    await load.register()
+    task = asyncio.create_task(load.run())
+    for _ in range(3):
+        load.release(16)
+        seen = len(load.accepted)
+        await wait_until(lambda seen=seen: len(load.accepted) >= seen + 8, 30, what="requests to be under way")
+        platform.kill_database()
+    load.release(16)
+    async with asyncio.timeout(60):
+        await task
+    await platform.ready()
     print(f"sent again after: {dict(load.sent_again)}")
     await promises_hold(load, platform, platform.database())
