@@ -9,6 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import asyncpg
@@ -35,7 +36,7 @@ SELECT * FROM quantum.append_events(
     $13::text::int[], $14::text::text[], $15::text::text[], $16::text::text[], $17::text::text[], $18::text::bool[])
 """
 APPENDS_MAX = 256
-SHARED_FROM = 32
+SECOND_BATCH_FROM = 128
 EVENTS_MAX = 4096
 APPEND_BYTES_MAX = 64 << 20
 QUEUE_MAX = 20_000
@@ -57,7 +58,6 @@ class _Pending:
     answer: asyncio.Future[Appended]
     queued_at: float
     busy_pause: float = _BUSY_PAUSE_SECONDS
-    resent: bool = False
 
 
 @dataclass(slots=True)
@@ -73,14 +73,14 @@ class Statistics:
 
 
 class GroupCommit:
-    """The only way into the log. `writers` connections take turns: one gathers while another commits."""
+    """The only way into the log. Under heavy load `writers` connections commit side by side; else one is enough."""
 
     def __init__(self, connect: Connect, committed: Callable[[], None], *, writers: int = 2) -> None:
         self._connect, self._committed, self._writers = connect, committed, writers
         self._queue: deque[_Pending] = deque()
         self._in_flight: set[Hashable] = set()
         self._work = asyncio.Event()
-        self._idle = self._committing = 0
+        self._committing = 0
         self._tasks: list[asyncio.Task[None]] = []
         self.statistics = Statistics()
 
@@ -150,11 +150,7 @@ class GroupCommit:
             if batch:
                 return batch
             self._work.clear()
-            self._idle += 1
-            try:
-                await self._work.wait()
-            finally:
-                self._idle -= 1
+            await self._work.wait()
 
     def _take(self) -> list[_Pending]:
         """The oldest appends that share nothing with each other, with a batch in flight, or with an older one left behind."""
@@ -183,15 +179,10 @@ class GroupCommit:
     def _share(self) -> int:
         """How many appends a writer may take now.
 
-        All that wait, when nothing is being committed. While a batch is, a second one is worth its cost only when there is
-        plenty: then two take turns at keeping the database and this process busy. Else what waits gathers for the next.
+        While a batch is being committed, what comes gathers for the next: one large batch costs much less than two small ones
+        (measured: 64 callers, 37 against 52 µs of processor time an append). A second one begins when there is plenty.
         """
-        waiting = len(self._queue)
-        if self._committing:
-            return APPENDS_MAX if waiting >= SHARED_FROM else 0
-        if waiting >= 2 * SHARED_FROM and self._idle:
-            return min(APPENDS_MAX, -(-waiting // 2))
-        return APPENDS_MAX
+        return 0 if self._committing and len(self._queue) < SECOND_BATCH_FROM else APPENDS_MAX
 
     async def _commit(self, connection: Any, batch: list[_Pending]) -> None:
         loop = asyncio.get_running_loop()
@@ -217,16 +208,19 @@ class GroupCommit:
     def _answer(self, batch: list[_Pending], row: Any) -> None:
         busy, repeated = set(row["busy"] or ()), set(row["repeated"] or ())
         conflicted, claimed = set(row["conflicted"] or ()), set(row["claimed"] or ())
-        heads, positions = row["heads"], sorted(row["positions"] or ())
+        is_plain = not (busy or repeated or conflicted or claimed)
+        heads, positions, recorded_at = row["heads"], sorted(row["positions"] or ()), row["recorded_at"]
         part = first = 0
         for number, pending in enumerate(batch, start=1):
             streams = pending.append.streams
             before = heads[part : part + len(streams)]
             part += len(streams)
-            if number in busy:
+            if is_plain:
+                first = self._stored(pending, before, positions, first, recorded_at)
+            elif number in busy:
                 self._try_later(pending)
             elif number in repeated:
-                _answer(pending, Appended(0, (), (), row["recorded_at"], repeated=_REPEATED))
+                _answer(pending, Appended(0, (), (), recorded_at, repeated=_REPEATED))
             elif number in conflicted:
                 self.statistics.conflicts += 1
                 _answer_error(pending, _conflict(pending.append, before))
@@ -234,15 +228,20 @@ class GroupCommit:
                 claim = next(claim for claim in pending.append.claims if claim.takes)
                 _answer_error(pending, ClaimTaken(claim.scope, claim.value))
             else:
-                own = tuple(positions[first : first + pending.events])
-                first += pending.events
-                versions = tuple(head + len(stream.events) for head, stream in zip(before, streams, strict=True))
-                _answer(pending, Appended(own[-1], versions, own, row["recorded_at"]))
-                self.statistics.appends += 1
-                self.statistics.events += pending.events
+                first = self._stored(pending, before, positions, first, recorded_at)
         self.statistics.batches += 1
+        self.statistics.events += first
         if first:
             self._committed()
+
+    def _stored(self, pending: _Pending, before: list[int], positions: list[int], first: int, recorded_at: datetime) -> int:
+        """Answers an append that was stored; returns where the next one's positions begin."""
+        following = first + pending.events
+        own = tuple(positions[first:following])
+        versions = tuple([head + len(stream.events) for head, stream in zip(before, pending.append.streams, strict=True)])
+        _answer(pending, Appended(own[-1], versions, own, recorded_at))
+        self.statistics.appends += 1
+        return following
 
     def _try_later(self, pending: _Pending) -> None:
         self.statistics.busy += 1
@@ -256,7 +255,6 @@ class GroupCommit:
     def _send_again(self, batch: list[_Pending]) -> None:
         now = asyncio.get_running_loop().time()
         for pending in reversed(batch):
-            pending.resent = True
             if now - pending.queued_at > DATABASE_AWAY_SECONDS_MAX:
                 _answer_error(pending, StoreUnavailable(str(StoreUnavailable.__doc__)))
             else:
@@ -272,21 +270,27 @@ _REPEATED: Any = ("repeated",)
 
 
 def _resources(append: Append) -> tuple[Hashable, ...]:
+    """What no two appends of a batch may share. Strings and integers, because their hashes cost little."""
     tenant = append.tenant_id
-    return (
-        (tenant, append.command_id),
-        *((tenant, stream.stream_id) for stream in append.streams),
-        *((tenant, claim.scope, claim.value) for claim in append.claims),
-    )
+    of_streams = [f"{tenant}\0{stream.stream_id}" for stream in append.streams]
+    if append.claims:
+        of_streams += [f"{tenant}\0{claim.scope}\0{claim.value}" for claim in append.claims]
+    return (append.command_id.int, *of_streams)
 
 
 def _events_in(append: Append) -> int:
-    events = [event for stream in append.streams for event in stream.events]
-    if not events or not all(stream.events for stream in append.streams):
+    events = size = 0
+    for stream in append.streams:
+        if not stream.events:
+            raise ValueError("An append needs at least one event for each of its streams.")
+        for event in stream.events:
+            events += 1
+            size += len(event.payload)
+    if not events:
         raise ValueError("An append needs at least one event for each of its streams.")
-    if len(events) > EVENTS_MAX or sum(len(event.payload) for event in events) > APPEND_BYTES_MAX:
+    if events > EVENTS_MAX or size > APPEND_BYTES_MAX:
         raise AppendTooLarge(str(AppendTooLarge.__doc__))
-    return len(events)
+    return events
 
 
 def _arguments(batch: list[_Pending]) -> tuple[str | list[bytes], ...]:

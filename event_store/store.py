@@ -5,7 +5,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Self, TypeVar
 from uuid import UUID
@@ -128,8 +128,8 @@ class EventStore:
             return appended
         stored = await self.read_command(tenant_id, command_id)
         versions = {event.stream_id: event.version for event in stored}
-        return replace(
-            appended, repeated=tuple(stored), position=max(event.position for event in stored),
+        return appended._replace(
+            repeated=tuple(stored), position=max(event.position for event in stored),
             positions=tuple(event.position for event in stored), versions=tuple(versions.values()),
         )  # fmt: skip
 
