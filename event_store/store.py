@@ -47,6 +47,7 @@ Trace = Callable[[str, str | None, Mapping[str, str]], AbstractContextManager[st
 _VERSION_MAX = (1 << 31) - 1
 _COMMAND_TIMEOUT_SECONDS = 30.0
 _POLL_SECONDS = 1.0
+_WRITTEN_TENANTS_MAX = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,8 @@ class EventStore:
         self.platform_dsn = ""
         self.trace: Trace | None = None
         self._horizon = 0
+        self._written: dict[str, int] = {}
+        self._last_written = 0
 
     @classmethod
     async def connect(
@@ -125,6 +128,7 @@ class EventStore:
             with self.trace("append", metadata.traceparent, {"quantum.tenant": tenant_id}):
                 appended = await self.group_commit.append(append)
         if not appended.repeated:
+            self._remember_write(tenant_id, appended.position)
             return appended
         stored = await self.read_command(tenant_id, command_id)
         versions = {event.stream_id: event.version for event in stored}
@@ -146,6 +150,16 @@ class EventStore:
         """The events a command stored, in its order; empty when it stored none."""
         rows = await self._fetch(self.tenant_pool, _READ_COMMAND, tenant_id, command_id)
         return [RecordedEvent(*row) for row in rows]
+
+    def last_written(self, tenant_id: str | None = None) -> int:
+        """The position of this process's last append for a tenant, or for any; 0 where it has not made one lately."""
+        return self._last_written if tenant_id is None else self._written.get(tenant_id, 0)
+
+    def _remember_write(self, tenant_id: str, position: int) -> None:
+        if len(self._written) >= _WRITTEN_TENANTS_MAX:
+            self._written.clear()
+        self._written[tenant_id] = max(position, self._written.get(tenant_id, 0))
+        self._last_written = max(position, self._last_written)
 
     @property
     def known_horizon(self) -> int:

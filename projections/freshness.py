@@ -31,6 +31,10 @@ class Freshness:
         self._waiters: dict[str, dict[asyncio.Future[None], int]] = {}
         self._poller: asyncio.Task[None] | None = None
 
+    def has_seen(self, name: str, position: int) -> bool:
+        """Whether it is known here already that the projection shows everything up to `position`."""
+        return self._positions.get(name, -1) >= position
+
     async def wait(self, name: str, position: int, timeout_seconds: float) -> bool:
         """True once the projection shows everything up to `position`, False after `timeout_seconds`."""
         if self._positions.get(name, -1) >= position:

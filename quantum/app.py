@@ -132,7 +132,7 @@ async def platform(settings: Settings, report: Callable[[str], None] = lambda na
             workers("relay", lambda: relay.run(stop))
 
         gate = await stack.enter_async_context(_gate(settings, store, issuer))
-        reads = ReadSide(DocumentReader(store.tenant_pool), store.tenant_pool, store.platform_pool, freshness)
+        reads = ReadSide(DocumentReader(store.tenant_pool), store.tenant_pool, store.platform_pool, freshness, store.last_written)
         api = _api(settings, shell, gate, reads, telemetry)
         app = telemetry.observed(Edge(Dispatch(api), request_bytes_max=settings.request_bytes_max))
         yield Platform(settings, where, store, app, api, telemetry, issuer)

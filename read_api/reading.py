@@ -2,7 +2,7 @@
 """What every read has in common: waiting for a write, documents as they lie in the read model, and a database that is away."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -20,6 +20,7 @@ from projections.freshness import Freshness
 from projections.pages import InvalidCursor
 
 WAIT_SECONDS_MAX: Final = 2.0
+OWN_WRITES_SECONDS_MAX: Final = 0.25
 MIN_POSITION: Final = ("Quantum-Min-Position",)
 LINK: Final = ("Link",)
 
@@ -32,13 +33,23 @@ class ReadSide:
     tenant_pool: Any
     platform_pool: Any
     freshness: Freshness
+    last_written: Callable[[str | None], int] = lambda tenant_id: 0
+    """The position of this process's last write for a tenant (or for any): `EventStore.last_written`."""
 
     @asynccontextmanager
     async def at(self, request: Request, *read_models: str) -> AsyncIterator[None]:
-        """The read models once they have seen what `Quantum-Min-Position` asks for. Raises `Problem`, `StoreUnavailable`."""
+        """The read models once they have seen what `Quantum-Min-Position` asks for. Raises `Problem`, `StoreUnavailable`.
+
+        Without that header, once they have seen what the tenant wrote through this very process, as a rule: for that they are
+        waited for a moment, and then read as they are.
+        """
         position = min_position(request)
         try:
-            if position is not None and not await self._have_seen(position, read_models):
+            if position is None:
+                own = self.last_written(request.scope.get("quantum.tenant_id"))
+                if own:
+                    await self._have_seen(own, read_models, OWN_WRITES_SECONDS_MAX)
+            elif not await self._have_seen(position, read_models, WAIT_SECONDS_MAX):
                 sentence = f"The read side has not seen that write within {WAIT_SECONDS_MAX:.0f} seconds. Try again."
                 raise unavailable("not-caught-up", sentence)
             yield
@@ -51,10 +62,12 @@ class ReadSide:
                 raise StoreUnavailable(str(StoreUnavailable.__doc__)) from fault
             raise
 
-    async def _have_seen(self, position: int, read_models: Sequence[str]) -> bool:
+    async def _have_seen(self, position: int, read_models: Sequence[str], seconds_max: float) -> bool:
+        if all(self.freshness.has_seen(name, position) for name in read_models):
+            return True
         try:
-            async with asyncio.timeout(WAIT_SECONDS_MAX):
-                return all([await self.freshness.wait(name, position, WAIT_SECONDS_MAX) for name in read_models])
+            async with asyncio.timeout(seconds_max):
+                return all([await self.freshness.wait(name, position, seconds_max) for name in read_models])
         except TimeoutError:
             return False
 
