@@ -3,6 +3,7 @@
 
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cached_property
 from typing import Any, Literal, assert_never
 
 from domain.values import ActionName, ModuleName
@@ -82,7 +83,7 @@ class Module:
         return next((action for action in self.actions if action.name == name), None)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Modules:
     """All modules of a tenant, by name."""
 
@@ -90,7 +91,11 @@ class Modules:
 
     def with_action(self, action: str) -> Module | None:
         """The module that carries out `action`."""
-        return next((module for module in self.by_name.values() if module.action(action)), None)
+        return self._by_action.get(action)
+
+    @cached_property
+    def _by_action(self) -> dict[str, Module]:
+        return {action.name: module for module in reversed(self.by_name.values()) for action in module.actions}
 
 
 def evolve(state: Modules | None, event: ModuleEvent) -> Modules:

@@ -6,6 +6,7 @@ from typing import Any, Final, NoReturn
 import jsonschema_rs
 
 from access.http.json_body import pointer
+from domain.json_schemas import UnboundedSchema, expanded_size
 from domain.refusals import Fault
 
 _META_SCHEMAS: Final = frozenset(
@@ -21,7 +22,8 @@ _REFERENCES: Final = ("$ref", "$dynamicRef", "$recursiveRef")
 
 
 def schema_faults(schema: dict[str, Any], place: str) -> list[Fault]:
-    """What is wrong with a JSON Schema, by pointers below `place`: no schema, of an unknown draft, or referring elsewhere."""
+    """What is wrong with a JSON Schema, by pointers below `place`: no schema, of an unknown draft, referring elsewhere, or one
+    that could keep the platform busy for hours."""
     draft = schema.get("$schema")
     if draft is not None and (not isinstance(draft, str) or draft.rstrip("#") not in _META_SCHEMAS):
         return [Fault(f"{place}/$schema", "This must be a JSON Schema draft: 4, 6, 7, 2019-09 or 2020-12.", "invalid-schema")]
@@ -29,7 +31,10 @@ def schema_faults(schema: dict[str, Any], place: str) -> list[Fault]:
     if faults:
         return faults
     try:
+        expanded_size(schema)
         jsonschema_rs.validator_for(schema, retriever=_refuse)
+    except UnboundedSchema as fault:
+        return [Fault(place, str(fault), "schema-too-complex")]
     except jsonschema_rs.ValidationError as fault:
         sentence = fault.message[:300]
         return [Fault(place + pointer(tuple(fault.instance_path)), f"This is not a JSON Schema: {sentence}", "invalid-schema")]

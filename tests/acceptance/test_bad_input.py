@@ -341,6 +341,15 @@ async def test_huge_numbers_are_refused_or_kept_exactly(probe: Probe):
         await probe.refused(create, f'{{"name":"huge","definition":{definition}}}'.encode(), 400, 422)
 
 
+async def test_a_schema_that_doubles_its_work_at_each_reference_never_reaches_a_worker(probe: Probe):
+    parts = {f"d{n}": {"oneOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in range(40)}
+    schema = {"$ref": "#/$defs/d0", "$defs": {**parts, "d40": {"type": "string"}}}
+    for key in ("input_schema", "output_schema"):
+        module = {"name": "bomb", "actions": [{"name": "bomb", key: schema}], "transport": "https://example.com/x"}
+        problem = await probe.refused(probe.operation(f"POST {API}/modules"), raw_json(module), 422)
+        assert problem["errors"][0]["pointer"] == f"/actions/0/{key}"
+
+
 async def test_a_compressed_body_is_refused(probe: Probe):
     for operation in probe.with_bodies:
         for encoding in ("gzip", "deflate", "br"):
