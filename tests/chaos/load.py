@@ -66,6 +66,7 @@ class Load:
     executions: int
     permits: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
     clients: int = 16
+    timeout_seconds: float = 15.0
     accepted: list[Accepted] = field(default_factory=list)
     sent_again: Counter[str] = field(default_factory=Counter)
 
@@ -93,7 +94,7 @@ class Load:
                 clients.create_task(self._client(number))
 
     async def _client(self, client_number: int) -> None:
-        async with httpx.AsyncClient(timeout=15) as client:
+        async with httpx.AsyncClient(timeout=self.timeout_seconds) as client:
             while self._work:
                 number = self._work.pop()
                 tenant, kind = TENANTS[number % 2], list(STEPS)[number // 2 % len(STEPS)]

@@ -2,6 +2,7 @@
 """PostgreSQL goes away under the platform and comes back: clients wait or are told 503, nothing accepted is lost."""
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from tests.platforms import API, Postgres, Served, external, temporary_directory
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
+FROZEN_SECONDS = 7.0
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,39 @@ async def test_two_platforms_share_the_work_and_one_goes_on_when_the_other_is_ki
         print(first.log_tail(), second.log_tail(), sep="\n----\n")
         first.kill()
         second.kill()
+
+
+async def test_a_platform_that_was_frozen_until_the_other_took_its_work_records_nothing_twice(separate: Separate):
+    """As a virtual machine is when it moves: it wakes up believing that all is as it was."""
+    frozen, other = separate.platform(), separate.platform()
+    try:
+        await frozen.start()
+        await other.start()
+        load = Load([frozen, other], intents=16, executions=96, timeout_seconds=4)
+        await load.register()
+        task = asyncio.create_task(load.run())
+        load.release(64)
+        await wait_until(lambda: len(load.accepted) >= 30, 20, what="requests to be under way")
+        await wait_until(lambda: _has_called(frozen), 20, what="its part of the work")
+        calls = await _calls(other)
+        assert frozen.process is not None
+        frozen.process.send_signal(signal.SIGSTOP)
+        try:
+            # Longer than its leases last: what it was doing is done again by the other.
+            await asyncio.sleep(FROZEN_SECONDS)
+        finally:
+            frozen.process.send_signal(signal.SIGCONT)
+        load.release(32)
+        async with asyncio.timeout(60):
+            await task
+        await promises_hold(load, other, separate.urls, timeout_seconds=30)
+        assert await _calls(other) > calls
+        print(f"sent again after: {dict(load.sent_again)}")
+        await promises_hold(load, frozen, separate.urls)
+    finally:
+        print(frozen.log_tail(), other.log_tail(), sep="\n----\n")
+        frozen.kill()
+        other.kill()
 
 
 async def test_a_directory_whose_permissions_were_tightened_meanwhile_still_starts():
