@@ -4,6 +4,7 @@
 import asyncio
 import contextlib
 import gc
+import itertools
 from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -126,7 +127,9 @@ async def test_followers_that_go_away_leave_no_task_no_connection_and_no_memory(
         await wait_until(lambda: _connections() <= connections, 15, what="the followers' connections to be closed")
         gc.collect()
         objects.append(len(gc.get_objects()))
-    assert objects[-1] - objects[1] < 2 * CLIENTS, f"each follower leaves something behind: {objects}"
+    # Caches grow now and then; what each follower left behind would be there after every round.
+    growth = min(after - before for before, after in itertools.pairwise(objects))
+    assert growth < CLIENTS, f"each follower leaves something behind: {objects}"
     pool = http.platform.store.tenant_pool
     assert pool.get_idle_size() == pool.get_size(), "a connection to the database is still held"
     # Each open stream is counted against a limit: were any still counted, as many as are allowed could not be opened again.
