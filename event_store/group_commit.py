@@ -15,20 +15,20 @@ from typing import Any
 import asyncpg
 import structlog
 
+from event_store.array_literals import plain_array, text_array
 from event_store.faults import DATABASE_AWAY
 from event_store.records import (
     Append,
     Appended,
     AppendTooLarge,
     ClaimTaken,
+    NewEvent,
     StoreUnavailable,
     StreamBusy,
     VersionConflict,
     metadata_bytes,
 )
 
-# Arrays go as text literals, but for the payloads: the driver looks at each element of an array for an array in it, which
-# cost more than all the rest of an append.
 _SQL = """
 SELECT * FROM quantum.append_events(
     $1::text, $2::text::int[], $3::text::text[], $4::text::text[], $5::text::int[], $6::text::uuid[], $7::text::text[],
@@ -294,50 +294,41 @@ def _events_in(append: Append) -> int:
 
 
 def _arguments(batch: list[_Pending]) -> tuple[str | list[bytes], ...]:
-    """The arrays of `append_events`, in its order: tenants, parts, their events, claims."""
-    tenants: dict[str, None] = {}
-    parts: list[tuple[str, ...]] = []
-    ids: list[str] = []
-    topics: list[str] = []
-    payloads: list[bytes] = []
-    claims: list[tuple[str, ...]] = []
+    """The parameters of `append_events`, in its order: tenants, parts, their events, claims."""
+    parts: list[tuple[Any, ...]] = []
+    events: list[NewEvent] = []
+    claims: list[tuple[Any, ...]] = []
     for number, pending in enumerate(batch, start=1):
         append = pending.append
-        tenant, command, of_append = _quoted(append.tenant_id), append.command_id.hex, str(number)
-        metadata = _quoted(metadata_bytes(append.metadata).decode())
-        tenants[tenant] = None
+        tenant, command, metadata = append.tenant_id, append.command_id.hex, metadata_bytes(append.metadata).decode()
         index = 0
         for stream in append.streams:
             count = len(stream.events)
-            parts.append((
-                of_append, tenant, _quoted(stream.stream_id), str(stream.expected), command, metadata, str(index), str(count),
-            ))  # fmt: skip
+            parts.append((number, tenant, stream.stream_id, stream.expected, command, metadata, index, count))
+            events += stream.events
             index += count
-            for new in stream.events:
-                ids.append(new.event_id.hex)
-                topics.append(new.topic)
-                payloads.append(new.payload)
         for claim in append.claims:
-            claims.append((
-                of_append, tenant, _quoted(claim.scope), _quoted(claim.value), _quoted(claim.stream_id),
-                "t" if claim.takes else "f",
-            ))  # fmt: skip
-    events = ("{" + ",".join(ids) + "}", "{" + ",".join(map(_quoted, topics)) + "}", payloads)
-    return ("{" + ",".join(tenants) + "}", *_literals(parts, 8), *events, *_literals(claims, 6))
+            claims.append((number, tenant, claim.scope, claim.value, claim.stream_id, claim.takes))
+    tenants = list(dict.fromkeys(pending.append.tenant_id for pending in batch))
+    return (
+        text_array(tenants),
+        *_arrays(parts, _PART_ARRAYS),
+        plain_array([event.event_id.hex for event in events]),
+        text_array([event.topic for event in events]),
+        [event.payload for event in events],
+        *_arrays(claims, _CLAIM_ARRAYS),
+    )
 
 
-def _literals(rows: list[tuple[str, ...]], width: int) -> list[str]:
-    """Rows as columns, each an array literal of PostgreSQL."""
-    return ["{" + ",".join(column) + "}" for column in zip(*rows, strict=True)] or ["{}"] * width
+_PART_ARRAYS = (plain_array, text_array, text_array, plain_array, plain_array, text_array, plain_array, plain_array)
+_CLAIM_ARRAYS = (plain_array, text_array, text_array, text_array, text_array, plain_array)
 
 
-def _quoted(text: str) -> str:
-    """`text` as an element of an array literal."""
-    if "\\" in text:
-        text = text.replace("\\", "\\\\")
-    if '"' in text:
-        text = text.replace('"', '\\"')
-    return f'"{text}"'
+def _arrays(rows: list[tuple[Any, ...]], columns: tuple[Callable[[Any], str], ...]) -> list[str]:
+    """Rows as one array a column."""
+    if not rows:
+        return ["{}"] * len(columns)
+    return [array(column) for array, column in zip(columns, zip(*rows, strict=True), strict=True)]
 
 
 def _conflict(append: Append, heads: list[int]) -> VersionConflict:

@@ -6,6 +6,7 @@ from typing import Any
 
 import asyncpg
 
+from event_store.faults import DATABASE_AWAY
 from event_store.records import StoreUnavailable
 from event_store.store import EventStore
 from projections.read_model import ReadModel
@@ -13,15 +14,9 @@ from projections.read_model import ReadModel
 PROJECTION_LOCK = 20823
 """Class of the advisory lock that the active runner of a projection holds; its object is hashtext(name)."""
 
-DATABASE_FAULTS = (
-    OSError,
-    TimeoutError,
+NO_EVENTS_FAULT: tuple[type[Exception], ...] = (
+    *DATABASE_AWAY,
     StoreUnavailable,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.InsufficientResourcesError,
     asyncpg.TransactionRollbackError,
     asyncpg.ObjectNotInPrerequisiteStateError,
     asyncpg.SyntaxOrAccessError,
@@ -33,7 +28,7 @@ DATABASE_FAULTS = (
 
 def is_database_fault(fault: BaseException) -> bool:
     """False for what the content of an event can cause, and that is also a value the driver cannot encode."""
-    return isinstance(fault, DATABASE_FAULTS) and not isinstance(fault, ValueError)
+    return isinstance(fault, NO_EVENTS_FAULT) and not isinstance(fault, ValueError)
 
 
 class CheckpointMoved(Exception):

@@ -16,7 +16,7 @@ from event_store.records import RecordedEvent
 from projections.documents import Document, DocumentReader, point_reads
 from projections.pages import Listing, Page, bounded, storable
 from projections.pipelined import Pipelined, chunks
-from projections.read_model import EventOutOfOrder, ReadModel
+from projections.read_model import EventOutOfOrder, ReadModel, begun_before
 
 DDL = """
 CREATE TABLE executions (
@@ -158,14 +158,7 @@ def fold(document: dict[str, Any], steps: dict[str, dict[str, Any]], event: Exec
 
 
 async def _load(connection: Any, decoded: Iterable[tuple[RecordedEvent, Any]]) -> dict[tuple[str, str], _Row]:
-    started: set[tuple[str, str]] = set()
-    wanted: set[tuple[str, str]] = set()
-    for recorded, event in decoded:
-        key = (recorded.tenant_id, event.execution_id)
-        if isinstance(event, execution.ExecutionStarted):
-            started.add(key)
-        elif key not in started:
-            wanted.add(key)
+    wanted = begun_before(decoded, execution.ExecutionStarted, "execution_id")
     if not wanted:
         return {}
     found = await connection.fetch(_LOAD, [key[0] for key in wanted], [key[1] for key in wanted])

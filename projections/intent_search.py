@@ -18,7 +18,7 @@ from event_store.records import RecordedEvent
 from event_store.tenancy import tenant_connection
 from projections.pages import Listing, Page
 from projections.pipelined import Pipelined, chunks
-from projections.read_model import EventOutOfOrder, ReadModel
+from projections.read_model import EventOutOfOrder, ReadModel, begun_before
 from projections.search_text import label_term, name_term, tenant_term, tsquery, words_of
 
 # `search` holds the words, and beside them as terms of their own the tenant (`=tenant-123`), the name (`@name`) and the labels
@@ -186,14 +186,7 @@ def _terms(row: _Row, description: str | None, labels: dict[str, str], definitio
 
 
 async def _load(connection: Any, decoded: Iterable[tuple[RecordedEvent, Any]]) -> dict[tuple[str, str], _Row]:
-    created: set[tuple[str, str]] = set()
-    wanted: set[tuple[str, str]] = set()
-    for recorded, event in decoded:
-        key = (recorded.tenant_id, event.intent_id)
-        if isinstance(event, intent.IntentCreated):
-            created.add(key)
-        elif key not in created:
-            wanted.add(key)
+    wanted = begun_before(decoded, intent.IntentCreated, "intent_id")
     if not wanted:
         return {}
     found = await connection.fetch(_LOAD, [key[0] for key in wanted], [key[1] for key in wanted])

@@ -16,7 +16,7 @@ from projections.documents import Document, DocumentReader, point_reads
 from projections.intent_search import search_intents
 from projections.pages import Listing, Page, bounded, storable
 from projections.pipelined import Pipelined, chunks
-from projections.read_model import EventOutOfOrder, ReadModel
+from projections.read_model import EventOutOfOrder, ReadModel, begun_before
 
 DDL = """
 CREATE TABLE intents (
@@ -189,14 +189,7 @@ def version_document(document: dict[str, Any], event: IntentEvent) -> dict[str, 
 
 
 async def _load(connection: Any, decoded: Iterable[tuple[RecordedEvent, Any]]) -> dict[tuple[str, str], _Row]:
-    created: set[tuple[str, str]] = set()
-    wanted: set[tuple[str, str]] = set()
-    for recorded, event in decoded:
-        key = (recorded.tenant_id, event.intent_id)
-        if isinstance(event, intent.IntentCreated):
-            created.add(key)
-        elif key not in created:
-            wanted.add(key)
+    wanted = begun_before(decoded, intent.IntentCreated, "intent_id")
     if not wanted:
         return {}
     found = await connection.fetch(_LOAD, [key[0] for key in wanted], [key[1] for key in wanted])

@@ -6,10 +6,11 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
+from event_store.array_literals import plain_array, text_array
+
 T = TypeVar("T")
 CHUNK = 250
 """Rows a statement: small enough that it is sent whole before folding goes on."""
-_BETWEEN = "\x1f"
 
 
 class Pipelined:
@@ -33,7 +34,7 @@ class Pipelined:
         """Begins the statement once the one before has ended; raises what that one raised.
 
         The columns of the rows are its parameters: numbers and texts as the text of an array (`$1::text::bigint[]`), bytes as an
-        array. The driver looks at every element of an array it is given, for longer than PostgreSQL takes to read it as text.
+        array.
         """
         if not rows:
             return
@@ -55,23 +56,6 @@ def chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
 
 
 def _argument(column: Sequence[Any]) -> Any:
-    first = column[0]
-    if isinstance(first, int):
-        return "{" + ",".join(map(str, column)) + "}"
-    if isinstance(first, str):
-        return text_array(column)
-    return list(column)
-
-
-def text_array(texts: Sequence[str]) -> str:
-    """Texts as the text of a PostgreSQL array."""
-    together = _BETWEEN.join(texts)
-    if together.count(_BETWEEN) != len(texts) - 1:
-        return "{" + ",".join('"' + _escaped(text) + '"' for text in texts) + "}"
-    if "\\" in together or '"' in together:
-        together = _escaped(together)
-    return '{"' + together.replace(_BETWEEN, '","') + '"}'
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"')
+    if isinstance(column[0], int):
+        return plain_array(column)
+    return text_array(column) if isinstance(column[0], str) else list(column)

@@ -2,7 +2,7 @@
 """What a read model is: tables that hold nothing but what its events say, and the function that folds events into them."""
 
 import hashlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -53,3 +53,16 @@ class ReadModel:
 
 class EventOutOfOrder(Exception):
     """An event of something this read model has never heard of: what came before it was set aside or is missing."""
+
+
+def begun_before(decoded: Iterable[tuple[RecordedEvent, Any]], first: type[Any], id_field: str) -> list[tuple[str, str]]:
+    """(tenant, id) of what these events go on with and do not begin: rows that have to be read. `first` is what begins one."""
+    begun: set[tuple[str, str]] = set()
+    wanted: dict[tuple[str, str], None] = {}
+    for recorded, event in decoded:
+        key = (recorded.tenant_id, getattr(event, id_field))
+        if isinstance(event, first):
+            begun.add(key)
+        elif key not in begun:
+            wanted[key] = None
+    return list(wanted)
