@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 
 from domain import documents
 from domain.values import TenantId
+from event_store.faults import DATABASE_FAULTS
 from event_store.store import EventStore
 from projections import intents
 from projections.catalogue import READ_MODELS, read_model
@@ -184,7 +185,7 @@ async def test_a_rebuild_that_was_killed_is_begun_again_and_the_tables_that_serv
             killed.set()
             await kill_rebuild()
 
-    with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+    with pytest.raises(DATABASE_FAULTS):
         await rebuild(store, replace(model, apply=apply), batch_size=20)
     assert await rows(database.owner_dsn, [tenant_id]) == before
     await rebuild(store, model, batch_size=20)
