@@ -6,21 +6,12 @@ from typing import Any
 
 import httpx
 
+import quantum.demo
 from bench.ground import TENANT, Figure, Served, caught_up, fetch, load, peer_api, postgres, serving
 
 CONNECTIONS = 64
 ROLES = ("write-api", "read-api", "projector")
-INTENT: dict[str, Any] = {
-    "name": "deploy-$N",
-    "definition": {
-        "target": "production",
-        "steps": [
-            {"action": "build-docker-image", "image": "myapp:latest", "context": "./app"},
-            {"action": "push-to-registry", "registry": "azurecr.io", "image": "myapp:latest"},
-            {"action": "deploy-to-kubernetes", "namespace": "production", "replicas": 3},
-        ],
-    },
-}
+INTENT: dict[str, Any] = {**quantum.demo.INTENT, "name": "deploy-$N"}
 
 
 async def measure(seconds: float) -> list[Figure]:

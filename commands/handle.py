@@ -9,7 +9,6 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Generic, TypeVar, cast, overload
 from uuid import UUID
 
@@ -127,25 +126,17 @@ async def handle(shell: Shell, command: Command, envelope: Envelope) -> Outcome[
             return await _obey(shell, envelope, intent_stream(command.intent_id), intent.evolve, decide)
         case tenant_commands.RegisterTenant() | tenant_commands.SuspendTenant() | tenant_commands.ReactivateTenant():
             stream = tenant_stream(command.tenant_id)
-            return await _obey(shell, envelope, stream, tenant.evolve, _pure(partial(_of_tenant, command)))
+            return await _obey(
+                shell, envelope, stream, tenant.evolve, _pure(lambda state: tenant_commands.decide(state, command))
+            )
         case module_commands.RegisterModule() | module_commands.ChangeModule() | module_commands.RemoveModule():
-            of_modules = _pure(partial(_of_modules, command, shell.builtin))
-            return await _obey(shell, envelope, modules_stream(), module.evolve, of_modules)
+            decide = _pure(lambda state: module_commands.decide(state, command, shell.builtin))
+            return await _obey(shell, envelope, modules_stream(), module.evolve, decide)
         case _:
             stream = execution_stream(command.execution_id)
-            return await _obey(shell, envelope, stream, execution.evolve, _pure(partial(_of_execution, command)))
-
-
-def _of_tenant(command: TenantCommand, state: Tenant | None) -> Sequence[codec.DomainEvent]:
-    return tenant_commands.decide(state, command)
-
-
-def _of_modules(command: ModuleCommand, builtin: Modules, state: Modules | None) -> Sequence[codec.DomainEvent]:
-    return module_commands.decide(state, command, builtin)
-
-
-def _of_execution(command: Any, state: Execution | None) -> Sequence[codec.DomainEvent]:
-    return execution_commands.decide(state, command)
+            return await _obey(
+                shell, envelope, stream, execution.evolve, _pure(lambda state: execution_commands.decide(state, command))
+            )
 
 
 Decide = Callable[[Any, bool], Any]
