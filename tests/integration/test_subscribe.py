@@ -189,3 +189,18 @@ async def test_a_subscription_goes_on_when_its_connections_are_killed(store: Eve
         assert len(positions) == 100
     finally:
         await owner.close()
+
+
+async def test_the_reader_sets_the_pace_and_nothing_is_read_ahead_of_it(store: EventStore) -> None:
+    start = await store.horizon()
+    appended = await append(store, "pace", "s", 100)
+    before = asyncio.all_tasks()
+    async with aclosing(store.subscribe(after=start, tenant_id=TenantId("pace"), batch_size=10)) as pages:
+        seen: list[int] = []
+        async for page in pages:
+            assert len(page.events) <= 10
+            assert asyncio.all_tasks() == before, "somebody reads on while the reader is busy"
+            seen += [event.position for event in page.events]
+            if len(seen) == 100:
+                break
+    assert tuple(seen) == appended.positions
