@@ -33,8 +33,15 @@ INTENTS_WRITE: Final = _granted("intents:write", "author", "tenant-admin", "plat
 EXECUTIONS_READ: Final = _granted("executions:read", *ROLES)
 EXECUTIONS_START: Final = _granted("executions:start", "operator", "author", "tenant-admin", "service", "platform-admin")
 EXECUTIONS_CONTROL: Final = _granted("executions:control", "operator", "author", "tenant-admin", "service", "platform-admin")
+EXECUTIONS_APPROVE: Final = _granted("executions:approve", "operator", "author", "tenant-admin", "service", "platform-admin")
+RESOURCES_READ: Final = _granted("resources:read", *ROLES)
+EVENTS_READ: Final = _granted("events:read", *ROLES)
+ARTIFACTS_READ: Final = _granted("artifacts:read", *ROLES)
+WORK_CARRY_OUT: Final = _granted("work:carry-out", "service", "platform-admin")
 MODULES_READ: Final = _granted("modules:read", *ROLES)
 MODULES_WRITE: Final = _granted("modules:write", "tenant-admin", "platform-admin")
+SUBSCRIPTIONS_READ: Final = _granted("subscriptions:read", *ROLES)
+SUBSCRIPTIONS_WRITE: Final = _granted("subscriptions:write", "tenant-admin", "service", "platform-admin")
 
 PERMISSIONS: Final[dict[str, Permission]] = {
     permission.name: permission
@@ -46,8 +53,15 @@ PERMISSIONS: Final[dict[str, Permission]] = {
         EXECUTIONS_READ,
         EXECUTIONS_START,
         EXECUTIONS_CONTROL,
+        EXECUTIONS_APPROVE,
+        RESOURCES_READ,
+        EVENTS_READ,
+        ARTIFACTS_READ,
+        WORK_CARRY_OUT,
         MODULES_READ,
         MODULES_WRITE,
+        SUBSCRIPTIONS_READ,
+        SUBSCRIPTIONS_WRITE,
     )
 }
 

@@ -1,5 +1,5 @@
 # intent_ref: bench.benchmarks
-"""`python -m bench [append api catch-up size memory] [--quick] [--json FILE]`: a table of ratios."""
+"""`python -m bench [append api catch-up size memory subscribers] [--quick] [--json FILE]`: a table of ratios."""
 
 import argparse
 import asyncio
@@ -10,10 +10,19 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from bench import api, append, catch_up, memory, size
+from bench import api, append, catch_up, memory, orchestration, size, subscribers, webhooks
 from bench.ground import Figure
 
-PARTS = {"append": append, "api": api, "catch-up": catch_up, "size": size, "memory": memory}
+PARTS = {
+    "append": append,
+    "api": api,
+    "catch-up": catch_up,
+    "size": size,
+    "memory": memory,
+    "subscribers": subscribers,
+    "orchestration": orchestration,
+    "webhooks": webhooks,
+}
 
 
 async def run(names: list[str], seconds: float, console: Console) -> list[Figure]:

@@ -9,9 +9,10 @@ import asyncpg
 
 from bench.append import METADATA
 from bench.ground import Figure, event_store, postgres
-from domain.execution import ExecutionCompleted, ExecutionStarted, PlannedStep, StepCompleted, StepStarted
+from domain.execution_events import ExecutionCompleted, ExecutionStarted, StepCompleted, StepStarted
 from domain.intent import IntentCreated, IntentDeprecated, IntentRevised
 from domain.module import RetryPolicy
+from domain.plan import PlannedStep
 from domain.values import ActionName, ExecutionId, IntentId, ModuleName, StepId, StreamId, TenantId, Version
 from event_store import codec
 from event_store.ids import uuid7

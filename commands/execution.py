@@ -1,284 +1,392 @@
 # intent_ref: commands.execution
-"""What one may ask of an execution, and what then happens. The planning of steps is here and nowhere else."""
+"""What one may ask of an execution, and what then happens. How it goes on is in `commands/progress.py`."""
 
-from datetime import datetime, timedelta
-from typing import Any, assert_never
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any, Literal, assert_never
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict
-
-from domain.definition import Definition, Rules, Step, inputs_faults, parse_definition, stored_faults
-from domain.execution import (
-    ENDED,
-    Execution,
+from commands.execution_commands import (
+    ApproveStep,
+    CancelExecution,
+    CompleteStep,
+    ExecutionCommand,
+    ExpireExecution,
+    ExpireStep,
+    FailGate,
+    FailStep,
+    FollowUpCommand,
+    PassGate,
+    PauseExecution,
+    RecordOutcomes,
+    RejectStep,
+    ReportStall,
+    RerunExecution,
+    ResumeExecution,
+    RetryExecution,
+    SignalExecution,
+    StartExecution,
+    TerminateExecution,
+)
+from commands.progress import (
+    Turn,
+    advance,
+    children_of,
+    complete,
+    consider_all,
+    fail,
+    fail_for_good,
+    fall_back,
+    go_on_after_pause,
+    limits_again,
+    next_undoing,
+    pass_gate,
+    skip,
+    work_of,
+)
+from domain.definition import stored_faults
+from domain.execution import ENDED, SETTLED, Execution, StepRun
+from domain.execution_events import (
+    ENDS,
+    CancellationRequested,
+    CompensationFailed,
     ExecutionCancelled,
-    ExecutionCompleted,
     ExecutionEvent,
-    ExecutionFailed,
+    ExecutionFailing,
     ExecutionPaused,
+    ExecutionRerun,
     ExecutionResumed,
     ExecutionRetried,
+    ExecutionStalled,
     ExecutionStarted,
-    PlannedStep,
-    StepCompleted,
-    StepFailed,
+    ExecutionTerminated,
+    Options,
+    ResourceReleased,
+    SignalReceived,
+    StepApproved,
+    StepCompensated,
+    StepRejected,
     StepRetrying,
-    StepStarted,
-    evolve,
 )
 from domain.input_rules import text_faults
-from domain.intent import Intent
-from domain.module import Modules, RetryPolicy
+from domain.plan import is_undoing, item_index, step_of_run
 from domain.refusals import (
-    DefinitionInvalid,
     ExecutionHasEnded,
+    ExecutionNotEnded,
     ExecutionNotFailed,
     ExecutionNotPaused,
     Fault,
-    IntentIsArchived,
-    IntentNotExecutable,
     Invalid,
     NotFound,
+    NotYourApproval,
+    StepNotAwaitingApproval,
     StepNotRunning,
+    StepNotWaiting,
+    TooManySignals,
 )
-from domain.values import ActionName, ExecutionId, IntentId, StepId
+from domain.step_policies import NAME_RULE, is_name
+from domain.values import StepId
 
-TIMEOUT_SECONDS_DEFAULT = 300.0
+__all__ = [
+    "REASON_CHARS_MAX",
+    "ApproveStep",
+    "CancelExecution",
+    "CompleteStep",
+    "ExecutionCommand",
+    "ExpireExecution",
+    "ExpireStep",
+    "FailGate",
+    "FailStep",
+    "FollowUpCommand",
+    "PassGate",
+    "PauseExecution",
+    "RecordOutcomes",
+    "RejectStep",
+    "ReportStall",
+    "RerunExecution",
+    "ResumeExecution",
+    "RetryExecution",
+    "SignalExecution",
+    "StartExecution",
+    "TerminateExecution",
+    "claims",
+    "decide",
+    "key_of",
+]
+
 REASON_CHARS_MAX = 2_000
-
-
-class StartExecution(BaseModel):
-    """Let this version of the intent be carried out; the current one where None."""
-
-    model_config = ConfigDict(frozen=True)
-    execution_id: ExecutionId
-    intent_id: IntentId
-    version: int | None = None
-    inputs: dict[str, Any] = {}
-    at: AwareDatetime
-
-
-class CompleteStep(BaseModel):
-    """The module has answered: attempt `attempt` is done, with this result."""
-
-    model_config = ConfigDict(frozen=True)
-    execution_id: ExecutionId
-    step: StepId
-    attempt: int
-    result: Any = None
-    at: AwareDatetime
-
-
-class FailStep(BaseModel):
-    """Attempt `attempt` has failed. `error` has `code` and `message`; not `retryable` means that no other attempt would help."""
-
-    model_config = ConfigDict(frozen=True)
-    execution_id: ExecutionId
-    step: StepId
-    attempt: int
-    error: dict[str, Any]
-    retryable: bool = True
-    at: AwareDatetime
-
-
-class CancelExecution(BaseModel):
-    """Let no further step start, and answers under way count for nothing."""
-
-    model_config = ConfigDict(frozen=True)
-    execution_id: ExecutionId
-    reason: str | None = None
-    at: AwareDatetime
-
-
-class PauseExecution(BaseModel):
-    """Let no further step start until it is resumed; what runs goes on."""
-
-    model_config = ConfigDict(frozen=True)
-    execution_id: ExecutionId
-    at: AwareDatetime
-
-
-class ResumeExecution(BaseModel):
-    """Let the paused execution go on."""
-
-    model_config = ConfigDict(frozen=True)
-    execution_id: ExecutionId
-    at: AwareDatetime
-
-
-class RetryExecution(BaseModel):
-    """Let the failed execution go on from the steps that failed."""
-
-    model_config = ConfigDict(frozen=True)
-    execution_id: ExecutionId
-    at: AwareDatetime
-
-
-FollowUpCommand = CompleteStep | FailStep | CancelExecution | PauseExecution | ResumeExecution | RetryExecution
-ExecutionCommand = StartExecution | FollowUpCommand
-
-
-def decide_start(intent: Intent | None, command: StartExecution, catalogue: Modules, rules: Rules) -> list[ExecutionEvent]:
-    """The start of an execution: its plan, and every step that waits for no other.
-
-    Raises `NotFound`, `IntentIsArchived`, `IntentNotExecutable`, or `Invalid` for the inputs.
-    """
-    if intent is None:
-        raise NotFound("intent", command.intent_id)
-    if intent.status == "archived":
-        raise IntentIsArchived(command.intent_id)
-    version = intent.current if command.version is None else intent.version(command.version)
-    if version is None:
-        raise NotFound("version", str(command.version), f"of the intent {command.intent_id}")
-    definition = _executable(version.definition, catalogue, rules)
-    if faults := inputs_faults(command.inputs, rules):
-        raise Invalid(faults)
-    started = ExecutionStarted(
-        command.execution_id, intent.intent_id, intent.name, version.version, definition.target, command.inputs,
-        tuple(_planned(step, catalogue) for step in definition.steps), command.at,
-    )  # fmt: skip
-    return [started, *_starts(evolve(None, started), command.at)]
+SIGNALS_KEPT_MAX = 100
 
 
 def decide(state: Execution | None, command: FollowUpCommand) -> list[ExecutionEvent]:
     """What happens on `command`; nothing where the execution is that way already.
 
-    Raises `NotFound`, `StepNotRunning`, `ExecutionHasEnded`, `ExecutionNotPaused`, `ExecutionNotFailed` or `Invalid`.
+    Raises `NotFound`, `Invalid`, or the refusal that is named for the reason.
     """
+    return decided(state, command).events
+
+
+def decided(state: Execution | None, command: FollowUpCommand) -> Turn:
+    """As `decide`, and with the state that the events lead to."""
     if state is None:
         raise NotFound("execution", command.execution_id)
-    execution_id, at = state.execution_id, command.at
-    match command, state.status:
-        case CompleteStep(), _:
-            return _completed(state, command)
-        case FailStep(), _:
-            return _failed(state, command)
-        case RetryExecution(), "failed":
-            return _retried(state, command)
-        case RetryExecution(), _:
-            raise ExecutionNotFailed(execution_id, state.status)
-        case ((CancelExecution() | PauseExecution() | ResumeExecution()), _) if state.status in ENDED:
-            raise ExecutionHasEnded(execution_id, state.status)
-        case CancelExecution(), _:
-            _check_reason(command.reason)
-            return [ExecutionCancelled(execution_id, command.reason, at)]
-        case PauseExecution(), "running":
-            return [ExecutionPaused(execution_id, at)]
-        case PauseExecution(), _:
-            return []
-        case ResumeExecution(), "paused":
-            resumed = ExecutionResumed(execution_id, at)
-            return [resumed, *_starts(evolve(state, resumed), at)]
-        case ResumeExecution(), _:
-            raise ExecutionNotPaused(execution_id, state.status)
+    turn = Turn(state, command.at)
+    match command:
+        case CompleteStep() | FailStep():
+            _answered(turn, command)
+        case RecordOutcomes(outcomes=outcomes):
+            for outcome in outcomes:
+                with suppress(StepNotRunning):
+                    _answered(turn, outcome)
+        case PassGate() | FailGate() | ExpireStep():
+            _gate_over(turn, command)
+        case ApproveStep() | RejectStep():
+            _judged(turn, command)
+        case RetryExecution():
+            _retried(turn)
+        case RerunExecution(step=step):
+            _rerun(turn, step)
+        case _ if state.status in ENDED:
+            raise ExecutionHasEnded(state.execution_id, state.status)
+        case SignalExecution(name=name, payload=payload):
+            _signalled(turn, name, payload)
+        case ExpireExecution():
+            if state.status in ("running", "paused"):
+                error = {"code": "timeout", "message": "The execution was not over in the time that its definition allows."}
+                turn.add(ExecutionFailing(state.execution_id, error, turn.at))
+        case CancelExecution(reason=reason):
+            _cancelled(turn, reason)
+        case TerminateExecution(reason=reason):
+            _check_reason(reason)
+            children = children_of(state)
+            turn.add(ExecutionTerminated(state.execution_id, reason, turn.at, children, state.options.parent))
+        case PauseExecution():
+            if state.status == "running":
+                turn.add(ExecutionPaused(state.execution_id, turn.at))
+        case ResumeExecution():
+            if state.status != "paused":
+                raise ExecutionNotPaused(state.execution_id, state.status)
+            turn.add(ExecutionResumed(state.execution_id, turn.at))
+            go_on_after_pause(turn)
+        case ReportStall(missing=missing):
+            turn.add(ExecutionStalled(state.execution_id, missing, turn.at))
+            consider_all(turn)
+        case _:
+            assert_never(command)
+    if turn.events:
+        advance(turn)
+    return turn
+
+
+def claims(state: Execution | None, events: Sequence[ExecutionEvent]) -> list[tuple[str, bool]]:
+    """(business key, whether it is taken or given back): held from the start to the end, and again after a retry or a rerun.
+
+    Where one decision does both, what it came to in the end counts.
+    """
+    key = None if state is None else _business_key(state.intent_id, state.options)
+    claimed: dict[str, bool] = {}
+    for event in events:
+        if isinstance(event, ExecutionStarted):
+            key = _business_key(event.intent_id, event.options)
+        if key is not None and isinstance(event, (ExecutionStarted, ExecutionRetried, ExecutionRerun, *ENDS)):
+            claimed[key] = not isinstance(event, ENDS)
+    return list(claimed.items())
+
+
+def _business_key(intent_id: str, options: Options | None) -> str | None:
+    return None if options is None or options.business_key is None else key_of(intent_id, options.business_key)
+
+
+def key_of(intent_id: str, business_key: str) -> str:
+    """What is claimed for a business key: one intent's keys have nothing to do with another's."""
+    return f"{intent_id}/{business_key}"
+
+
+def _answered(turn: Turn, command: CompleteStep | FailStep) -> None:
+    """A module's answer about an attempt."""
+    state, run_id, attempt = turn.state, command.step, command.attempt
+    run = state.runs.get(run_id)
+    if run is None or run.status not in ("running", "retrying") or run.attempts != attempt or run.items is not None:
+        raise StepNotRunning(state.execution_id, run_id, attempt)
+    if state.status in ENDED:
+        raise StepNotRunning(state.execution_id, run_id, attempt)
+    if isinstance(command, FailStep):
+        faults = stored_faults(command.error, "/error")
+        error = _unstorable("error-not-storable", "error", faults) if faults else command.error
+        if not command.counts:
+            due_at = turn.at + timedelta(seconds=command.again_seconds)
+            limits = limits_again(state, run_id, due_at)
+            turn.add(StepRetrying(state.execution_id, run_id, attempt + 1, error, due_at, turn.at, limits))
+        elif is_undoing(run_id):
+            _undoing_failed(turn, run_id, attempt, error, command.retryable)
+        else:
+            fail(turn, run_id, attempt, error, retryable=command.retryable)
+    elif faults := stored_faults(command.result, "/result"):
+        error = _unstorable("result-not-storable", "result", faults)
+        if is_undoing(run_id):
+            _undoing_failed(turn, run_id, attempt, error, False)
+        else:
+            fail_for_good(turn, run_id, attempt, error)
+    elif is_undoing(run_id):
+        _undone(turn, run_id, attempt, command.result)
+    else:
+        complete(turn, run_id, attempt, command.result)
+
+
+def _undone(turn: Turn, run_id: StepId, attempt: int, result: Any) -> None:
+    subject = StepId(run_id.removeprefix("~"))
+    turn.add(StepCompensated(turn.state.execution_id, run_id, attempt, result, turn.at))
+    for resource in [kept for kept in turn.state.resources.values() if kept.step == subject]:
+        turn.add(ResourceReleased(turn.state.execution_id, subject, resource.type, resource.resource_id, turn.at))
+    next_undoing(turn)
+
+
+def _undoing_failed(turn: Turn, run_id: StepId, attempt: int, error: dict[str, Any], retryable: bool) -> None:
+    run, work = turn.run(run_id), work_of(turn.state, run_id)
+    attempts = attempt - run.attempts_before
+    if retryable and attempts < work.retry.attempts_max and error.get("code") not in work.retry.non_retryable:
+        fail(turn, run_id, attempt, error)
+        return
+    turn.add(CompensationFailed(turn.state.execution_id, run_id, attempt, error, turn.at))
+    next_undoing(turn)
+
+
+def _gate_over(turn: Turn, command: PassGate | FailGate | ExpireStep) -> None:
+    state, run_id = turn.state, command.step
+    run = state.runs.get(run_id, StepRun())
+    if state.status not in ("running", "paused"):
+        raise StepNotWaiting(state.execution_id, run_id)
+    if isinstance(command, ExpireStep) and command.gate is None:
+        expires_at = None if run.limits is None else run.limits.expires_at
+        if expires_at is None or run.status not in ("running", "retrying", "waiting") or expires_at > command.at:
+            raise StepNotWaiting(state.execution_id, run_id)
+        error = {"code": "timeout", "message": "The step was not over in the time it has for all its attempts."}
+        fail_for_good(turn, run_id, run.attempts, error)
+        return
+    if run.waiting is None or run.status != "waiting" or run.waiting.gate != command.gate:
+        raise StepNotWaiting(state.execution_id, run_id)
+    match command:
+        case PassGate(result=result):
+            pass_gate(turn, run_id, result)
+        case FailGate(error=error):
+            fall_back(turn, run_id, run.attempts, error)
+        case ExpireStep():
+            _expired(turn, run_id, run)
         case _:
             assert_never(command)
 
 
-def _completed(state: Execution, command: CompleteStep) -> list[ExecutionEvent]:
-    _check_running(state, command)
-    if faults := stored_faults(command.result, "/result"):
-        return _step_failed(state, command, _unstorable("result-not-storable", "result", faults))
-    completed = StepCompleted(state.execution_id, command.step, command.attempt, command.result, command.at)
-    return [completed, *_consequences(evolve(state, completed), command.at)]
+def _expired(turn: Turn, run_id: StepId, run: StepRun) -> None:
+    assert run.waiting is not None, "the caller has looked"
+    reason: Literal["expired"] = "expired"
+    match run.waiting.on_due:
+        case "complete":
+            pass_gate(turn, run_id, {"waited_until": turn.at.isoformat()} if run.waiting.reason == "timer" else {"expired": True})
+        case "skip":
+            skip(turn, run_id, reason)
+        case "fail":
+            what = {"approval": "Nobody approved in time.", "signal": "The signal did not come in time."}
+            error = {"code": f"{run.waiting.reason}-expired", "message": what.get(run.waiting.reason, "Time is up.")}
+            fail_for_good(turn, run_id, run.attempts, error)
+        case _:
+            assert_never(run.waiting.on_due)
 
 
-def _failed(state: Execution, command: FailStep) -> list[ExecutionEvent]:
-    _check_running(state, command)
-    faults = stored_faults(command.error, "/error")
-    error = _unstorable("error-not-storable", "error", faults) if faults else command.error
-    step, run = _step(state, command.step), state.runs[command.step]
-    attempts_counted = command.attempt - run.attempts_before
-    if not command.retryable or attempts_counted >= step.retry.attempts_max:
-        return _step_failed(state, command, error)
-    due_at = command.at + timedelta(seconds=step.retry.delay_seconds(attempts_counted))
-    return [StepRetrying(state.execution_id, step.id, command.attempt + 1, error, due_at, command.at)]
+def _judged(turn: Turn, command: ApproveStep | RejectStep) -> None:
+    state, run_id = turn.state, command.step
+    _check_reason(command.comment, "/comment")
+    run = state.runs.get(run_id)
+    if state.step(run_id) is None:
+        raise NotFound("step", run_id, f"of the execution {state.execution_id}")
+    if run is None or run.status != "waiting" or run.waiting is None or run.waiting.reason != "approval":
+        raise StepNotAwaitingApproval(state.execution_id, run_id)
+    if state.status not in ("running", "paused"):
+        raise StepNotAwaitingApproval(state.execution_id, run_id)
+    asked = run.waiting.detail["roles"]
+    if asked and not command.roles.intersection(asked):
+        raise NotYourApproval(run_id, asked)
+    if isinstance(command, ApproveStep):
+        turn.add(StepApproved(state.execution_id, run_id, command.by, command.comment, turn.at))
+        pass_gate(turn, run_id, {"approved_by": command.by, "comment": command.comment})
+    else:
+        turn.add(StepRejected(state.execution_id, run_id, command.by, command.comment, turn.at))
+        said = {"by": command.by, "comment": command.comment}
+        error = {"code": "approval-rejected", "message": "The approval was refused.", **said}
+        fail_for_good(turn, run_id, run.attempts, error)
 
 
-def _step_failed(state: Execution, command: CompleteStep | FailStep, error: dict[str, Any]) -> list[ExecutionEvent]:
-    failed = StepFailed(state.execution_id, command.step, command.attempt, error, command.at)
-    return [failed, *_consequences(evolve(state, failed), command.at)]
+def _signalled(turn: Turn, name: str, payload: Any) -> None:
+    state = turn.state
+    if not is_name(name):
+        raise Invalid([Fault("/name", f"A signal's name is {NAME_RULE}.", "type")])
+    if faults := stored_faults(payload, "/payload"):
+        raise Invalid(faults)
+    if sum(len(kept) for kept in state.signals.values()) >= SIGNALS_KEPT_MAX:
+        raise TooManySignals(state.execution_id, SIGNALS_KEPT_MAX)
+    turn.add(SignalReceived(state.execution_id, name, payload, turn.at))
+    if state.status not in ("running", "paused"):
+        return
+    for run_id, run in state.runs.items():
+        if run.waiting is not None and run.status == "waiting" and run.waiting.detail.get("signal") == name:
+            pass_gate(turn, run_id, payload)
+            return
 
 
-def _retried(state: Execution, command: RetryExecution) -> list[ExecutionEvent]:
-    steps = tuple(step.id for step in state.steps if state.runs[step.id].status == "failed")
-    retried = ExecutionRetried(state.execution_id, steps, command.at)
-    return [retried, *_starts(evolve(state, retried), command.at)]
+def _cancelled(turn: Turn, reason: str | None) -> None:
+    """Where nothing has to be undone, at once; else attempts under way are waited for, because they may have had effects."""
+    state = turn.state
+    _check_reason(reason)
+    if state.status in ("cancelling", "compensating"):
+        return
+    under_way = [run_id for run_id, run in state.runs.items() if run.status == "running" and run.items is None]
+    if state.undoable or any(step.flow.compensation is not None for step in map(state.step, under_way) if step is not None):
+        turn.add(CancellationRequested(state.execution_id, reason, turn.at))
+    else:
+        children = children_of(state)
+        turn.add(ExecutionCancelled(state.execution_id, reason, turn.at, (), children, state.options.parent))
 
 
-def _consequences(state: Execution, at: datetime) -> list[ExecutionEvent]:
-    """What an answered step brings about: the end of the execution, or the start of steps, or neither yet."""
-    statuses = {run.status for run in state.runs.values()}
-    if statuses == {"completed"}:
-        return [ExecutionCompleted(state.execution_id, at)]
-    if "failed" in statuses and not statuses & {"running", "retrying"}:
-        first = _first_failed(state)
-        error = state.runs[first].error
-        assert error is not None, "a failed step has its error"
-        return [ExecutionFailed(state.execution_id, first, error, at)]
-    return _starts(state, at)
+def _retried(turn: Turn) -> None:
+    state = turn.state
+    if state.status != "failed":
+        raise ExecutionNotFailed(state.execution_id, state.status)
+    again = {"failed", "cancelled", "compensated", "compensating"}
+    runs = [
+        run_id for run_id, run in state.runs.items()
+        if run.status in again and not is_undoing(run_id) and not _is_lived_with(state, run_id, run)
+    ]  # fmt: skip
+    # What came of something that has been undone is no good any more: it is done again as well.
+    undone = {step_of_run(run_id) for run_id in runs if state.runs[run_id].status in ("compensated", "compensating")}
+    after = {later for step in undone for later in state.plan.descendants(step)}
+    runs += [
+        run_id for run_id, run in state.runs.items()
+        if run.status in SETTLED and not is_undoing(run_id) and step_of_run(run_id) in after
+    ]  # fmt: skip
+    loops = [step_of_run(run_id) for run_id in runs if item_index(run_id) is not None]
+    turn.add(ExecutionRetried(state.execution_id, tuple(dict.fromkeys([*runs, *loops])), turn.at))
+    consider_all(turn)
 
 
-def _first_failed(state: Execution) -> StepId:
-    """The step whose failure came first; the others may have failed because of it."""
-    failed = [step.id for step in state.steps if state.runs[step.id].status == "failed"]
-    return min(failed, key=lambda step: state.runs[step].completed_at or state.updated_at)
+def _is_lived_with(state: Execution, run_id: StepId, run: StepRun) -> bool:
+    step = state.plan.by_id.get(step_of_run(run_id))
+    return run.status == "failed" and step is not None and step.flow.goes_on_after_failure
 
 
-def _starts(state: Execution, at: datetime) -> list[ExecutionEvent]:
-    """The start of each step that waits for no other any more, in the order of the plan."""
-    if state.status != "running" or any(run.status == "failed" for run in state.runs.values()):
-        return []
-    return [
-        StepStarted(state.execution_id, step.id, step.action, state.runs[step.id].attempts + 1, at)
-        for step in state.steps
-        if state.runs[step.id].status == "pending" and all(state.runs[before].status == "completed" for before in step.depends_on)
-    ]
-
-
-def _check_running(state: Execution, command: CompleteStep | FailStep) -> None:
-    run = state.runs.get(command.step)
-    if run is None or run.status not in ("running", "retrying") or run.attempts != command.attempt:
-        raise StepNotRunning(state.execution_id, command.step, command.attempt)
-
-
-def _step(state: Execution, step_id: StepId) -> PlannedStep:
-    step = state.step(step_id)
-    assert step is not None, "each run belongs to a planned step"
-    return step
-
-
-def _executable(raw: Any, catalogue: Modules, rules: Rules) -> Definition:
-    """The definition, where today's modules and rules let it be carried out."""
-    try:
-        definition = parse_definition(raw, catalogue, rules)
-    except DefinitionInvalid as refusal:
-        raise IntentNotExecutable(refusal.faults) from refusal
-    faults: list[Fault] = []
-    if not definition.steps:
-        faults.append(Fault("/definition/steps", "An intent without steps cannot be executed.", "no-steps"))
-    for index, step in enumerate(definition.steps):
-        for key in step.reserved:
-            faults.append(Fault(f"/definition/steps/{index}/{key}", f"`{key}` cannot be carried out yet.", "not-supported"))
-    if faults:
-        raise IntentNotExecutable(faults)
-    return definition
-
-
-def _planned(step: Step, catalogue: Modules) -> PlannedStep:
-    """The step with all it left unsaid: from its action first, else from the platform."""
-    module = catalogue.with_action(step.action)
-    action = module.action(step.action) if module is not None else None
-    assert module is not None, "a valid definition names known actions"
-    assert action is not None, "the module was found by the action"
-    return PlannedStep(
-        id=StepId(step.id),
-        action=ActionName(step.action),
-        module=module.name,
-        depends_on=tuple(StepId(before) for before in step.depends_on),
-        parameters=step.parameters,
-        timeout_seconds=step.timeout_seconds or action.timeout_seconds or TIMEOUT_SECONDS_DEFAULT,
-        retry=step.retry or action.retry or RetryPolicy(),
-    )
+def _rerun(turn: Turn, step: StepId) -> None:
+    state = turn.state
+    if state.status not in ENDED:
+        raise ExecutionNotEnded(state.execution_id, state.status)
+    if step not in state.plan.by_id:
+        raise NotFound("step", step, f"of the execution {state.execution_id}")
+    after = state.plan.descendants(step)
+    unfinished = {"pending", "cancelled", "failed", "compensated", "compensating"}
+    again = tuple([
+        one.id for one in state.plan.steps
+        if one.id == step or one.id in after
+        or (state.runs[one.id].status in unfinished and not _is_lived_with(state, one.id, state.runs[one.id]))
+    ])  # fmt: skip
+    turn.add(ExecutionRerun(state.execution_id, step, again, turn.at))
+    consider_all(turn)
 
 
 def _unstorable(code: str, what: str, faults: list[Fault]) -> dict[str, Any]:
@@ -287,6 +395,6 @@ def _unstorable(code: str, what: str, faults: list[Fault]) -> dict[str, Any]:
     return {"code": code, "message": f"The module's {what} cannot be stored.", "faults": places}
 
 
-def _check_reason(reason: str | None) -> None:
-    if faults := text_faults(reason, "/reason", REASON_CHARS_MAX):
+def _check_reason(reason: str | None, pointer: str = "/reason") -> None:
+    if faults := text_faults(reason, pointer, REASON_CHARS_MAX):
         raise Invalid(faults)

@@ -7,27 +7,49 @@ slip through. A refusal, or a decision to do nothing, is never taken on cached s
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast, overload
 from uuid import UUID
 
+from commands import custom_event as custom_commands
 from commands import execution as execution_commands
 from commands import intent as intent_commands
 from commands import module as module_commands
+from commands import pull_subscription as pull_commands
+from commands import subscription as subscription_commands
 from commands import tenant as tenant_commands
-from commands.execution import ExecutionCommand, StartExecution
+from commands.custom_event import EmitEvent
+from commands.execution import ExecutionCommand, FollowUpCommand, StartExecution
+from commands.execution_start import decided_start
 from commands.intent import CreateIntent, IntentCommand
 from commands.module import ModuleCommand
+from commands.pull_subscription import PullSubscriptionCommand
+from commands.subscription import SubscriptionCommand
 from commands.tenant import TenantCommand
-from domain import execution, intent, module, tenant
+from domain import custom_event, execution, intent, module, pull_subscription, subscription, tenant
+from domain.custom_event import CustomEvents
 from domain.definition import Rules
 from domain.execution import Execution
+from domain.execution_events import ExecutionStarted
 from domain.intent import Intent
 from domain.module import Modules
-from domain.refusals import IntentNameTaken, NotFound, Refusal
+from domain.pull_subscription import PullSubscriptions
+from domain.refusals import ExecutionExists, IntentNameTaken, NotFound, Refusal
+from domain.subscription import Subscriptions
 from domain.tenant import Tenant
-from domain.values import StreamId, TenantId, execution_stream, intent_stream, modules_stream, tenant_stream
+from domain.values import (
+    ExecutionId,
+    StreamId,
+    TenantId,
+    custom_events_stream,
+    execution_stream,
+    intent_stream,
+    modules_stream,
+    pull_subscriptions_stream,
+    subscriptions_stream,
+    tenant_stream,
+)
 from event_store import codec
 from event_store.ids import uuid7
 from event_store.records import (
@@ -47,6 +69,7 @@ from event_store.store import EventStore
 S = TypeVar("S")
 ATTEMPTS_MAX = 16
 NAME_SCOPE = "intent-name"
+KEY_SCOPE = "execution-key"
 
 
 class IdempotencyKeyReused(Refusal):
@@ -93,7 +116,9 @@ class Outcome(Generic[S]):
     replayed: bool
 
 
-Command = TenantCommand | IntentCommand | ModuleCommand | ExecutionCommand
+Command = (
+    TenantCommand | IntentCommand | ModuleCommand | SubscriptionCommand | PullSubscriptionCommand | ExecutionCommand | EmitEvent
+)
 
 
 @overload
@@ -103,6 +128,12 @@ async def handle(shell: Shell, command: IntentCommand, envelope: Envelope) -> Ou
 @overload
 async def handle(shell: Shell, command: ModuleCommand, envelope: Envelope) -> Outcome[Modules]: ...
 @overload
+async def handle(shell: Shell, command: SubscriptionCommand, envelope: Envelope) -> Outcome[Subscriptions]: ...
+@overload
+async def handle(shell: Shell, command: PullSubscriptionCommand, envelope: Envelope) -> Outcome[PullSubscriptions]: ...
+@overload
+async def handle(shell: Shell, command: EmitEvent, envelope: Envelope) -> Outcome[CustomEvents]: ...
+@overload
 async def handle(shell: Shell, command: ExecutionCommand, envelope: Envelope) -> Outcome[Execution]: ...
 async def handle(shell: Shell, command: Command, envelope: Envelope) -> Outcome[Any]:
     """Obeys `command` once and answers with what it led to.
@@ -110,6 +141,9 @@ async def handle(shell: Shell, command: Command, envelope: Envelope) -> Outcome[
     Raises a `Refusal` where the rules forbid it; `StreamBusy` and `StoreUnavailable` where it may be sent again.
     """
     match command:
+        case EmitEvent():
+            decide = _pure(lambda state: custom_commands.decide(state, command, shell.rules))
+            return await _obey(shell, envelope, custom_events_stream(command.execution_id), custom_event.evolve, decide)
         case StartExecution():
             return await _start_execution(shell, command, envelope)
         case CreateIntent():
@@ -121,6 +155,8 @@ async def handle(shell: Shell, command: Command, envelope: Envelope) -> Outcome[
             | intent_commands.DeprecateIntent()
             | intent_commands.ActivateIntent()
             | intent_commands.ArchiveIntent()
+            | intent_commands.PauseSchedule()
+            | intent_commands.ResumeSchedule()
         ):
             decide = _with_catalogue(shell, command, envelope.tenant_id)
             return await _obey(shell, envelope, intent_stream(command.intent_id), intent.evolve, decide)
@@ -132,28 +168,57 @@ async def handle(shell: Shell, command: Command, envelope: Envelope) -> Outcome[
         case module_commands.RegisterModule() | module_commands.ChangeModule() | module_commands.RemoveModule():
             decide = _pure(lambda state: module_commands.decide(state, command, shell.builtin))
             return await _obey(shell, envelope, modules_stream(), module.evolve, decide)
+        case (
+            subscription_commands.CreateSubscription()
+            | subscription_commands.ChangeSubscription()
+            | subscription_commands.RotateSubscriptionSecret()
+            | subscription_commands.PauseSubscription()
+            | subscription_commands.ResumeSubscription()
+            | subscription_commands.DisableSubscription()
+            | subscription_commands.EnableSubscription()
+            | subscription_commands.DeleteSubscription()
+        ):
+            decide = _pure(lambda state: subscription_commands.decide(state, command))
+            return await _obey(shell, envelope, subscriptions_stream(), subscription.evolve, decide)
+        case pull_commands.CreatePullSubscription() | pull_commands.DeletePullSubscription():
+            decide = _pure(lambda state: pull_commands.decide(state, command))
+            return await _obey(shell, envelope, pull_subscriptions_stream(), pull_subscription.evolve, decide)
         case _:
             stream = execution_stream(command.execution_id)
-            return await _obey(
-                shell, envelope, stream, execution.evolve, _pure(lambda state: execution_commands.decide(state, command))
-            )
+            return await _obey(shell, envelope, stream, execution.evolve, _on_execution(command))
 
 
-Decide = Callable[[Any, bool], Any]
-"""Awaitable decision on (state, whether cached facts are good enough)."""
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """Events, and the state they lead to where the decision knows it already."""
+
+    events: Sequence[codec.DomainEvent]
+    state: Any = None
+
+
+Decide = Callable[[Any, bool], Awaitable[Decided]]
+"""The decision on (state, whether cached facts are good enough)."""
 
 
 def _pure(decide: Callable[[Any], Sequence[codec.DomainEvent]]) -> Decide:
-    async def decided(state: Any, may_be_stale: bool) -> Sequence[codec.DomainEvent]:
-        return decide(state)
+    async def decided(state: Any, may_be_stale: bool) -> Decided:
+        return Decided(decide(state))
+
+    return decided
+
+
+def _on_execution(command: FollowUpCommand) -> Decide:
+    async def decided(state: Execution | None, may_be_stale: bool) -> Decided:
+        turn = execution_commands.decided(state, command)
+        return Decided(turn.events, turn.state)
 
     return decided
 
 
 def _with_catalogue(shell: Shell, command: IntentCommand, tenant_id: TenantId) -> Decide:
-    async def decided(state: Intent | None, may_be_stale: bool) -> Sequence[codec.DomainEvent]:
+    async def decided(state: Intent | None, may_be_stale: bool) -> Decided:
         catalogue = await actions_of(shell, tenant_id, may_be_stale=may_be_stale)
-        return intent_commands.decide(state, command, catalogue, shell.rules)
+        return Decided(intent_commands.decide(state, command, catalogue, shell.rules))
 
     return decided
 
@@ -167,17 +232,39 @@ async def actions_of(shell: Shell, tenant_id: TenantId, *, may_be_stale: bool = 
             shell.store.states.keep(tenant_id, modules_stream(), module.evolve, own)
     if own.state is None or not own.state.by_name:
         return shell.builtin
-    return Modules({**own.state.by_name, **shell.builtin.by_name})
+    return _together(own.state, shell.builtin)
+
+
+_TOGETHER_MAX = 1_000
+_catalogues: dict[tuple[int, int], tuple[Modules, Modules, Modules]] = {}
+
+
+def _together(own: Modules, builtin: Modules) -> Modules:
+    """Both, as the same object every time: what was judged against it once need not be judged again."""
+    key = (id(own), id(builtin))
+    kept = _catalogues.get(key)
+    if kept is None:
+        if len(_catalogues) >= _TOGETHER_MAX:
+            del _catalogues[next(iter(_catalogues))]
+        kept = _catalogues[key] = own, builtin, Modules({**own.by_name, **builtin.by_name})
+    return kept[2]
 
 
 async def _start_execution(shell: Shell, command: StartExecution, envelope: Envelope) -> Outcome[Execution]:
-    async def decided(state: Execution | None, may_be_stale: bool) -> Sequence[codec.DomainEvent]:
+    async def decided(state: Execution | None, may_be_stale: bool) -> Decided:
         # The intent is another stream: should it be archived in this very moment, the execution counts as started before.
         loaded = await shell.store.load(envelope.tenant_id, intent_stream(command.intent_id), intent.evolve)
         if loaded.state is None:
             raise NotFound("intent", command.intent_id)
         catalogue = await actions_of(shell, envelope.tenant_id, may_be_stale=may_be_stale)
-        return execution_commands.decide_start(loaded.state, command, catalogue, shell.rules)
+        turn = decided_start(loaded.state, command, catalogue, shell.rules)
+        if command.business_key is not None and turn.state.status in execution.ENDED:
+            # It holds its key for no time at all, so the append has nothing to claim; what holds it now goes before.
+            value = execution_commands.key_of(command.intent_id, command.business_key)
+            holder = await shell.store.claim_holder(envelope.tenant_id, KEY_SCOPE, value)
+            if holder is not None and holder != stream:
+                raise ExecutionExists(command.business_key, holder.removeprefix(execution_stream(ExecutionId(""))))
+        return Decided(turn.events, turn.state)
 
     stream = execution_stream(command.execution_id)
     return await _obey(shell, envelope, stream, execution.evolve, decided, is_new=True)
@@ -200,7 +287,7 @@ async def _obey(
         may_be_stale = attempt == 0 and known is not None
         loaded = cast("Loaded[Any]", known) if may_be_stale else await store.load(tenant_id, stream_id, evolve)
         try:
-            events = await decide(loaded.state, may_be_stale)
+            decided = await decide(loaded.state, may_be_stale)
         except Refusal:
             if may_be_stale:
                 continue
@@ -208,6 +295,7 @@ async def _obey(
             if replay is None:
                 raise
             return replay
+        events = decided.events
         if not events:
             if may_be_stale:
                 continue
@@ -219,7 +307,7 @@ async def _obey(
                 [StreamAppend(stream_id, [_encoded(event) for event in events], loaded.version)],
                 command_id=envelope.command_id,
                 metadata=_metadata(envelope),
-                claims=[Claim(NAME_SCOPE, name, stream_id, takes) for name, takes in intent_commands.claims(events)],
+                claims=_claims(stream_id, loaded.state, events),
             )
         except VersionConflict:
             if attempt:
@@ -227,20 +315,38 @@ async def _obey(
             continue
         except ClaimTaken as taken:
             replay = await _replayed(store, envelope, evolve)
-            if replay is None:
+            if replay is not None:
+                return replay
+            if taken.scope == NAME_SCOPE:
                 raise IntentNameTaken(taken.value) from taken
-            return replay
+            holder = await store.claim_holder(tenant_id, taken.scope, taken.value)
+            if holder is None:
+                continue  # it has ended in the meantime
+            execution_id = holder.removeprefix(execution_stream(ExecutionId("")))
+            raise ExecutionExists(taken.value.partition("/")[2], execution_id) from taken
         if appended.repeated:
             return await _folded(store, envelope, appended.repeated, evolve)
-        state = loaded.state
-        for event in events:
-            state = evolve(state, event)
+        state = decided.state
+        if state is None:
+            state = loaded.state
+            for event in events:
+                state = evolve(state, event)
         store.states.keep(tenant_id, stream_id, evolve, Loaded(state, appended.versions[0]))
         return Outcome(state, appended.versions[0], appended.position, False)
     replay = await _replayed(store, envelope, evolve)
     if replay is None:
         raise StreamBusy(stream_id, 0.0)
     return replay
+
+
+def _claims(stream_id: StreamId, state: Any, events: Sequence[codec.DomainEvent]) -> list[Claim]:
+    """What `events` take or give back, so that no two streams of the tenant hold it at a time."""
+    first = events[0]
+    if isinstance(first, intent.IntentCreated | intent.IntentArchived):
+        return [Claim(NAME_SCOPE, name, stream_id, takes) for name, takes in intent_commands.claims(cast("Any", events))]
+    if isinstance(state, Execution) or isinstance(first, ExecutionStarted):
+        return [Claim(KEY_SCOPE, key, stream_id, takes) for key, takes in execution_commands.claims(state, cast("Any", events))]
+    return []
 
 
 async def _replayed(store: EventStore, envelope: Envelope, evolve: Any) -> Outcome[Any] | None:

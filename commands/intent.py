@@ -6,7 +6,8 @@ from typing import Any, assert_never
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
-from domain.definition import Rules, parse_definition
+from commands.definitions import checked_definition
+from domain.definition import Rules
 from domain.input_rules import intent_faults
 from domain.intent import (
     Intent,
@@ -17,9 +18,11 @@ from domain.intent import (
     IntentEvent,
     IntentRevised,
     IntentRolledBack,
+    IntentSchedulePaused,
+    IntentScheduleResumed,
 )
 from domain.module import Modules
-from domain.refusals import DefinitionInvalid, IntentIsArchived, IntentVersionStale, NotFound
+from domain.refusals import DefinitionInvalid, IntentHasNoSchedule, IntentIsArchived, IntentVersionStale, NotFound
 from domain.values import IntentId, Version
 
 NAME_SCOPE = "intent-name"
@@ -83,13 +86,32 @@ class ArchiveIntent(BaseModel):
     at: AwareDatetime
 
 
-IntentCommand = CreateIntent | ReviseIntent | RollBackIntent | DeprecateIntent | ActivateIntent | ArchiveIntent
+class PauseSchedule(BaseModel):
+    """Let the intent's schedule start nothing until it is resumed."""
+
+    model_config = ConfigDict(frozen=True)
+    intent_id: IntentId
+    at: AwareDatetime
+
+
+class ResumeSchedule(BaseModel):
+    """Let the intent's paused schedule go on."""
+
+    model_config = ConfigDict(frozen=True)
+    intent_id: IntentId
+    at: AwareDatetime
+
+
+IntentCommand = (
+    CreateIntent | ReviseIntent | RollBackIntent | DeprecateIntent | ActivateIntent | ArchiveIntent | PauseSchedule
+    | ResumeSchedule
+)  # fmt: skip
 
 
 def decide(state: Intent | None, command: IntentCommand, catalogue: Modules, rules: Rules) -> list[IntentEvent]:
     """What happens on `command`; nothing where the intent is that way already.
 
-    Raises `NotFound`, `IntentIsArchived`, `IntentVersionStale` or `DefinitionInvalid`.
+    Raises `NotFound`, `IntentIsArchived`, `IntentVersionStale`, `IntentHasNoSchedule` or `DefinitionInvalid`.
     """
     if isinstance(command, CreateIntent):
         return _created(state, command, catalogue, rules)
@@ -112,6 +134,8 @@ def decide(state: Intent | None, command: IntentCommand, catalogue: Modules, rul
             return []
         case ArchiveIntent(), _:
             return [IntentArchived(command.intent_id, state.name, command.at)]
+        case PauseSchedule() | ResumeSchedule(), _:
+            return _paused_or_resumed(state, command)
         case _:
             assert_never(command)
 
@@ -153,9 +177,20 @@ def _rolled_back(state: Intent, command: RollBackIntent, catalogue: Modules, rul
     if old is None:
         raise NotFound("version", str(command.version), f"of the intent {command.intent_id}")
     # Rules may have grown stricter since: what is new in the log today holds to the rules of today.
-    parse_definition(old.definition, catalogue, rules)
+    checked_definition(old.definition, catalogue, rules)
     version = Version(state.current.version + 1)
     return [IntentRolledBack(command.intent_id, version, old.version, old.definition, command.at)]
+
+
+def _paused_or_resumed(state: Intent, command: PauseSchedule | ResumeSchedule) -> list[IntentEvent]:
+    pauses = isinstance(command, PauseSchedule)
+    if state.schedule_paused == pauses:
+        return []
+    if state.current.definition.get("schedule") is None:
+        raise IntentHasNoSchedule(command.intent_id)
+    if pauses:
+        return [IntentSchedulePaused(command.intent_id, command.at)]
+    return [IntentScheduleResumed(command.intent_id, command.at)]
 
 
 def _check_version(state: Intent, expected: int | None) -> None:
@@ -171,7 +206,7 @@ def _check(command: CreateIntent | ReviseIntent, catalogue: Modules, rules: Rule
     name = command.name if isinstance(command, CreateIntent) else None
     faults = intent_faults(name, command.description, command.labels)
     try:
-        parse_definition(command.definition, catalogue, rules)
+        checked_definition(command.definition, catalogue, rules)
     except DefinitionInvalid as refusal:
         faults.extend(refusal.faults)
     if faults:

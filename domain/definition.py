@@ -8,7 +8,9 @@ from domain.json_values import Faults, Limits, Place, ValueCheck, together, valu
 from domain.module import Modules
 from domain.refusals import DefinitionInvalid, Fault
 from domain.security import forbidding_pattern, quoted
-from domain.steps import DraftStep, Step, connect_steps, did_you_mean, read_step
+from domain.step_control import WAIT_SECONDS_MAX
+from domain.step_policies import did_you_mean, read_seconds
+from domain.steps import DraftStep, Step, connect_steps, read_step
 
 __all__ = ["Definition", "Limits", "Rules", "Step", "inputs_faults", "parse_definition", "stored_faults"]
 
@@ -16,8 +18,11 @@ TARGET_CHARS_MAX = 200
 DEFINITION_KEYS = (
     "target", "steps", "inputs", "outputs", "description", "on", "triggers", "schedule", "metadata", "labels", "annotations",
     "parameters", "variables", "timeout", "retry", "concurrency", "on_failure", "on_success", "policies", "version",
+    "priority",
 )  # fmt: skip
-"""What a definition may say. All but the first two are kept for later releases; keys with `x-` in front are the author's own."""
+"""What a definition may say; keys with `x-` in front are the author's own."""
+PRIORITIES = range(1, 6)
+PRIORITY_DEFAULT = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,10 @@ class Definition:
 
     target: str
     steps: tuple[Step, ...]
+    inputs_schema: dict[str, Any] | None = None
+    outputs: dict[str, Any] | None = None
+    timeout_seconds: float | None = None
+    priority: int = PRIORITY_DEFAULT
 
 
 def parse_definition(raw: Any, catalogue: Modules, rules: Rules, *, prefix: str = "/definition") -> Definition:
@@ -46,11 +55,12 @@ def parse_definition(raw: Any, catalogue: Modules, rules: Rules, *, prefix: str 
     shape, business, security = check.shape, Faults(), check.security
     if not check.walk(raw, prefix):
         raise DefinitionInvalid(together((shape, security), prefix))
-    target, steps = "", []
+    target, steps, whole = "", [], _Whole()
     if isinstance(raw, dict):
         _check_keys(raw, prefix, shape)
         target = _read_target(raw, prefix, shape)
         steps = _read_steps(raw, prefix, rules.limits.steps_max, shape, business)
+        whole = _read_whole(raw, prefix, shape)
         pattern = forbidding_pattern(target, rules.forbidden_targets)
         if pattern is not None:
             detail = f"The target {quoted(target)} is forbidden here, by the rule {pattern!r}."
@@ -61,7 +71,33 @@ def parse_definition(raw: Any, catalogue: Modules, rules: Rules, *, prefix: str 
     faults = together((shape, business, security), prefix)
     if faults:
         raise DefinitionInvalid(faults)
-    return Definition(target, connected)
+    return Definition(target, connected, whole.inputs_schema, whole.outputs, whole.timeout_seconds, whole.priority)
+
+
+@dataclass(slots=True)
+class _Whole:
+    inputs_schema: dict[str, Any] | None = None
+    outputs: dict[str, Any] | None = None
+    timeout_seconds: float | None = None
+    priority: int = PRIORITY_DEFAULT
+
+
+def _read_whole(raw: dict[Any, Any], place: Place, shape: Faults) -> _Whole:
+    """What the definition says of the execution as a whole."""
+    whole = _Whole()
+    for key in ("inputs", "outputs"):
+        if raw.get(key) is not None and not isinstance(raw[key], dict):
+            shape.add((place, key), f"`{key}` must be an object.", "type")
+        elif raw.get(key) is not None:
+            setattr(whole, "inputs_schema" if key == "inputs" else key, raw[key])
+    if raw.get("timeout") is not None:
+        whole.timeout_seconds = read_seconds(raw["timeout"], (place, "timeout"), shape, most=WAIT_SECONDS_MAX)
+    priority = PRIORITY_DEFAULT if raw.get("priority") is None else raw["priority"]
+    if isinstance(priority, bool) or not isinstance(priority, int) or priority not in PRIORITIES:
+        shape.add((place, "priority"), "`priority` must be an integer from 1 (first) to 5 (last).", "invalid-number")
+    else:
+        whole.priority = priority
+    return whole
 
 
 def _check_keys(raw: dict[Any, Any], place: Place, shape: Faults) -> None:

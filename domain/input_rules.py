@@ -9,7 +9,7 @@ from domain.json_values import Limits, pointer, text_fault, value_faults
 from domain.module import Action, RetryPolicy, Transport
 from domain.refusals import Fault
 from domain.security import REFERENCE_HINT, quoted, secret_in
-from domain.steps import ATTEMPTS_MAX, BACKOFF_MAX, TIMEOUT_SECONDS_MAX
+from domain.step_policies import ATTEMPTS_MAX, BACKOFF_MAX, TIMEOUT_SECONDS_MAX
 from domain.values import is_module_name
 
 NAME_CHARS_MAX = 200
@@ -21,6 +21,9 @@ ACTIONS_MAX = 200
 URL_CHARS_MAX = 2_000
 _LABEL_KEY = re.compile(r"[A-Za-z0-9._/-]{1,63}")
 _ACTION_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
+_SECRET_REFERENCE = re.compile(
+    r"secret://(?:[a-z][a-z0-9-]{0,30}/)?[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?", re.ASCII
+)  # as modules/secrets/references.py reads it
 _SCHEMA_LIMITS = Limits(values_max=5_000, definition_bytes_max=262_144)
 
 
@@ -106,10 +109,19 @@ def _is_sound(retry: RetryPolicy) -> bool:
 
 
 def _transport_faults(transport: Transport) -> list[Fault]:
+    if transport.kind == "pull":
+        said = [key for key in ("url", "plugin", "secret") if getattr(transport, key) is not None]
+        detail = "The workers of a `pull` module come for their work: nothing more is said about them here."
+        return [Fault(f"/transport/{key}", detail, "unknown-key") for key in said]
     if transport.kind == "in-process":
         if not transport.plugin or not is_module_name(transport.plugin):
             return [Fault("/transport/plugin", "An in-process module names its plug-in.", "missing")]
+        if transport.secret is not None:
+            return [Fault("/transport/secret", "Only requests over HTTP are signed.", "invalid-secret")]
         return []
+    if transport.secret is not None and not _SECRET_REFERENCE.fullmatch(transport.secret):
+        rule = "a reference such as `secret://name` or `secret://provider/name`, never the secret itself"
+        return [Fault("/transport/secret", f"This must be {rule}.", "invalid-secret")]
     url = transport.url
     if not url:
         return [Fault("/transport/url", "An HTTP module has a `url`.", "missing")]

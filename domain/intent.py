@@ -60,7 +60,26 @@ class IntentArchived:
     at: datetime
 
 
-IntentEvent = IntentCreated | IntentRevised | IntentRolledBack | IntentDeprecated | IntentActivated | IntentArchived
+@dataclass(frozen=True, slots=True)
+class IntentSchedulePaused:
+    """The intent's schedule starts nothing until it is resumed; times that pass meanwhile do not count as missed."""
+
+    intent_id: IntentId
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class IntentScheduleResumed:
+    """The intent's schedule goes on with the first time after this."""
+
+    intent_id: IntentId
+    at: datetime
+
+
+IntentEvent = (
+    IntentCreated | IntentRevised | IntentRolledBack | IntentDeprecated | IntentActivated | IntentArchived | IntentSchedulePaused
+    | IntentScheduleResumed
+)  # fmt: skip
 IntentStatus = Literal["active", "deprecated", "archived"]
 
 
@@ -86,6 +105,7 @@ class Intent:
     versions: tuple[IntentVersion, ...]
     created_at: datetime
     updated_at: datetime
+    schedule_paused: bool = False
 
     @property
     def current(self) -> IntentVersion:
@@ -128,5 +148,9 @@ def evolve(state: Intent | None, event: IntentEvent) -> Intent:
             return replace(state, status="active", updated_at=event.at)
         case IntentArchived():
             return replace(state, status="archived", updated_at=event.at)
+        case IntentSchedulePaused():
+            return replace(state, schedule_paused=True)
+        case IntentScheduleResumed():
+            return replace(state, schedule_paused=False)
         case _:
             assert_never(event)

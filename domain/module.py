@@ -11,12 +11,18 @@ from domain.values import ActionName, ModuleName
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often an attempt may be made, and how long to wait between: `initial * backoff^(n-1)` seconds, at most `cap`."""
+    """How often an attempt may be made, and how long to wait between: `initial * backoff^(n-1)` seconds, at most `cap`.
+
+    `jitter` is the part of a wait, from 0 to 1, that chance takes away, so that what failed together does not return together.
+    Errors whose codes are `non_retryable` are final at once.
+    """
 
     attempts_max: int = 1
     initial_seconds: float = 1.0
     backoff: float = 2.0
     cap_seconds: float = 60.0
+    jitter: float = 0.0
+    non_retryable: tuple[str, ...] = ()
 
     def delay_seconds(self, attempt: int) -> float:
         """Seconds to wait after attempt number `attempt` (the first is 1) has failed."""
@@ -25,22 +31,30 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """What a module can do. Schemas are JSON Schemas; `timeout_seconds` and `retry` hold where a step says nothing."""
+    """What a module can do. Schemas are JSON Schemas; `timeout_seconds` and `retry` hold where a step says nothing.
+
+    `compensate` is the action that undoes this one, with the same parameters.
+    """
 
     name: ActionName
     input_schema: dict[str, Any] | None = None
     output_schema: dict[str, Any] | None = None
     timeout_seconds: float | None = None
     retry: RetryPolicy | None = None
+    compensate: ActionName | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Transport:
-    """How a module is reached: `http` at `url`, or `in-process` as the plug-in named `plugin`."""
+    """How a module is reached: `http` at `url`, `in-process` as the plug-in named `plugin`, or `pull`: its workers come for work.
 
-    kind: Literal["http", "in-process"]
+    `secret` refers to what requests over HTTP are signed with, as `secret://name`; the secret itself is nowhere in the log.
+    """
+
+    kind: Literal["http", "in-process", "pull"]
     url: str | None = None
     plugin: str | None = None
+    secret: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +94,10 @@ class Module:
 
     def action(self, name: str) -> Action | None:
         """The action of that name, if the module has it."""
-        return next((action for action in self.actions if action.name == name), None)
+        for action in self.actions:
+            if action.name == name:
+                return action
+        return None
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,14 @@ class IntentVersionStale(Refusal):
         self.intent_id, self.expected, self.actual = intent_id, expected, actual
 
 
+class IntentHasNoSchedule(Refusal):
+    code = "intent-has-no-schedule"
+
+    def __init__(self, intent_id: str) -> None:
+        super().__init__(f"The intent {intent_id} has no schedule. Revise it with a `schedule` in its definition.")
+        self.intent_id = intent_id
+
+
 class IntentNotExecutable(Invalid):
     """The intent is fine to keep and cannot be executed as it is."""
 
@@ -128,12 +136,92 @@ class TooManyModules(Refusal):
         self.limit = limit
 
 
+class TooManySubscriptions(Refusal):
+    code = "too-many-subscriptions"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"A tenant may have {limit} subscriptions. Delete one that is not needed.")
+        self.limit = limit
+
+
+class SubscriptionIsDisabled(Refusal):
+    code = "subscription-disabled"
+
+    def __init__(self, subscription_id: str) -> None:
+        super().__init__(f"The subscription {subscription_id} is disabled. Mend its receiver, then enable it.")
+        self.subscription_id = subscription_id
+
+
 class ExecutionHasEnded(Refusal):
     code = "execution-ended"
 
     def __init__(self, execution_id: str, status: str) -> None:
         super().__init__(f"The execution {execution_id} has ended: it is {status}.")
         self.execution_id, self.status = execution_id, status
+
+
+class ExecutionNotEnded(Refusal):
+    code = "execution-not-ended"
+
+    def __init__(self, execution_id: str, status: str) -> None:
+        super().__init__(f"The execution {execution_id} is {status}: it can be run again from a step when it has ended.")
+        self.execution_id, self.status = execution_id, status
+
+
+class ExecutionExists(Refusal):
+    code = "execution-exists"
+
+    def __init__(self, business_key: str, execution_id: str) -> None:
+        super().__init__(f"The execution {execution_id} runs for the key {business_key!r} already.")
+        self.business_key, self.execution_id = business_key, execution_id
+
+
+class StepNotWaiting(Refusal):
+    code = "step-not-waiting"
+
+    def __init__(self, execution_id: str, step: str) -> None:
+        super().__init__(f"The step {step!r} of the execution {execution_id} does not wait for this (any more).")
+        self.execution_id, self.step = execution_id, step
+
+
+class StepNotAwaitingApproval(Refusal):
+    code = "step-not-awaiting-approval"
+
+    def __init__(self, execution_id: str, step: str) -> None:
+        super().__init__(f"The step {step!r} of the execution {execution_id} does not wait for an approval.")
+        self.execution_id, self.step = execution_id, step
+
+
+class NotYourApproval(Refusal):
+    code = "not-your-approval"
+
+    def __init__(self, step: str, roles: Sequence[str]) -> None:
+        super().__init__(f"The step {step!r} is approved or rejected by: {', '.join(roles)}.")
+        self.step, self.roles = step, tuple(roles)
+
+
+class TooManySignals(Refusal):
+    code = "too-many-signals"
+
+    def __init__(self, execution_id: str, limit: int) -> None:
+        super().__init__(f"The execution {execution_id} holds {limit} signals that no step has asked for; more are not kept.")
+        self.execution_id, self.limit = execution_id, limit
+
+
+class TriggeredTooDeep(Refusal):
+    code = "triggered-too-deep"
+
+    def __init__(self, intent_id: str, limit: int) -> None:
+        super().__init__(f"The intent {intent_id} was not started: {limit} executions have started one another before it.")
+        self.intent_id, self.limit = intent_id, limit
+
+
+class TooManyCustomEvents(Refusal):
+    code = "too-many-custom-events"
+
+    def __init__(self, execution_id: str, limit: int) -> None:
+        super().__init__(f"The steps of the execution {execution_id} have emitted {limit:,} events; more are not taken.")
+        self.execution_id, self.limit = execution_id, limit
 
 
 class ExecutionNotPaused(Refusal):
@@ -150,6 +238,43 @@ class ExecutionNotFailed(Refusal):
     def __init__(self, execution_id: str, status: str) -> None:
         super().__init__(f"The execution {execution_id} is {status}; only a failed one can be retried.")
         self.execution_id, self.status = execution_id, status
+
+
+class CallbackTokenInvalid(Refusal):
+    """The address of this callback was not made by the platform, or it has been changed on its way."""
+
+    code = "callback-token-invalid"
+
+    def __init__(self) -> None:
+        super().__init__(self.__doc__)
+
+
+class CallbackExpired(Refusal):
+    """Nobody waits for this callback any more: the attempt it belongs to had to be answered before."""
+
+    code = "callback-expired"
+
+    def __init__(self) -> None:
+        super().__init__(self.__doc__)
+
+
+class CallbackAnswered(Refusal):
+    code = "callback-answered"
+
+    def __init__(self, execution_id: str, step: str, attempt: int) -> None:
+        super().__init__(f"Attempt {attempt} of step {step!r} of execution {execution_id} has another outcome already.")
+        self.execution_id, self.step, self.attempt = execution_id, step, attempt
+
+
+class LeaseLost(Refusal):
+    code = "lease-lost"
+
+    def __init__(self, execution_id: str, step: str, attempt: int) -> None:
+        super().__init__(
+            f"The lease on attempt {attempt} of step {step!r} of execution {execution_id} is lost: somebody else has the work, "
+            "or its time is over. Drop what you have of it, and fetch other work."
+        )
+        self.execution_id, self.step, self.attempt = execution_id, step, attempt
 
 
 class StepNotRunning(Refusal):

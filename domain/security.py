@@ -57,6 +57,7 @@ _REFERENCE = re.compile(
     r"\s*(?:(?:secret|vault|keyvault|env)://.+|\$\{[^{}]+\}|\$\([^()]+\)|\{\{[^{}]+\}\}|@Microsoft\.KeyVault\(.+\))\s*", re.DOTALL
 )
 _EXPRESSION = re.compile(r"\$\{\{(?=\s*+[^\s{}])[^{}]*+\}\}")
+_EMBEDDED = re.compile(r"\$\{secret://[A-Za-z0-9._/-]{1,200}\}")
 _TYPE_NAMES = frozenset({"string", "str", "number", "integer", "boolean", "object", "array", "null", "required", "optional"})
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
@@ -89,8 +90,8 @@ def names_a_secret(key: str) -> bool:
 
 
 def is_reference(text: str) -> bool:
-    """True where the text points to a secret, or has a place for one: `secret://name`, `${{ … }}`, `${NAME}`."""
-    return _REFERENCE.fullmatch(text) is not None or _EXPRESSION.search(text) is not None
+    """True where the text points to a secret, or has a place for one: `secret://a`, `${secret://a}`, `${{ … }}`, `${NAME}`."""
+    return _REFERENCE.fullmatch(text) is not None or (_EMBEDDED.search(text) or _EXPRESSION.search(text)) is not None
 
 
 def is_clear_text(value: str) -> bool:

@@ -1,39 +1,30 @@
 # intent_ref: domain.steps
 """The steps of a definition: how one is written, and how they hang together."""
 
-import difflib
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 from domain.json_values import Faults, Place
 from domain.module import Modules, RetryPolicy
 from domain.security import quoted
+from domain.step_control import CONTROL_KEYS, ActionUse, ControlDraft, read_control
+from domain.step_policies import NAME_RULE, did_you_mean, is_name, read_retry, read_seconds
 
-TIMEOUT_SECONDS_MAX = 86_400.0
-ATTEMPTS_MAX = 100
-BACKOFF_MAX = 100.0
-ATTEMPTS_DEFAULT = 3  # of a `retry` that says how to wait and not how often
-RESERVED_KEYS = ("when", "compensate", "foreach", "workflow", "approval", "on_failure")
-"""Keys of a step that mean something to later releases: kept, never parameters, and not executable yet."""
-STEP_KEYS = frozenset({"action", "id", "depends_on", "timeout", "retry", *RESERVED_KEYS})
-RETRY_KEYS = ("max_attempts", "initial_interval", "backoff", "max_interval")
+STEP_KEYS = frozenset({"action", "id", "depends_on", "timeout", "retry", *CONTROL_KEYS})
 
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
-_NAME_RULE = "1 to 100 letters, digits, dots, underscores and hyphens"
-_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?(ms|s|m|h)")
-_UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-_SUGGESTIONS_MAX = 10
-_CANDIDATES_MAX = 500
 _CYCLE_NAMES_MAX = 12
 _ACTIONS_LOOKED_UP_SINGLY_MAX = 8
+_PLAIN = ControlDraft()
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A step as the definition says it, id and dependencies filled in; `reserved` holds what it says under `RESERVED_KEYS`."""
+    """A step as the definition says it, id and dependencies filled in.
+
+    Without an action of its own (it runs a workflow, or only waits), `action` is a word for what it does, and `has_action` is
+    false. `is_sequel`: it waits for the step before it because it says nothing else.
+    """
 
     id: str
     action: str
@@ -41,7 +32,9 @@ class Step:
     parameters: dict[str, Any]
     timeout_seconds: float | None = None
     retry: RetryPolicy | None = None
-    reserved: dict[str, Any] = field(default_factory=dict)
+    has_action: bool = True
+    is_sequel: bool = False
+    control: ControlDraft | None = None
 
 
 @dataclass(slots=True)
@@ -56,7 +49,8 @@ class DraftStep:
     parameters: dict[str, Any] = field(default_factory=dict)
     timeout_seconds: float | None = None
     retry: RetryPolicy | None = None
-    reserved: dict[str, Any] = field(default_factory=dict)
+    has_action: bool = True
+    control: ControlDraft | None = None
 
 
 def read_step(raw: Any, place: Place, faults: Faults) -> DraftStep:
@@ -66,42 +60,72 @@ def read_step(raw: Any, place: Place, faults: Faults) -> DraftStep:
         faults.add(place, "A step must be an object.", "type")
         draft.id_is_broken = True
         return draft
+    raw = _with_gates_spelled_out(raw)
+    draft.control = read_control(raw, place, faults)
     action = raw.get("action")
-    if isinstance(action, str) and _NAME.fullmatch(action):
+    if is_name(action):
         draft.action = action
+        if draft.control is not None and draft.control.workflow is not None:
+            faults.add((place, "workflow"), "A step has either an `action` or a `workflow`.", "type")
+    elif action is not None:
+        draft.id_is_broken = True
+        faults.add((place, "action"), f"An action must be a string of {NAME_RULE}.", "type")
+    elif (other := _work_in_a_word(draft.control or _PLAIN, raw)) is not None:
+        draft.action, draft.has_action = other, False
     else:
         draft.id_is_broken = True
-        if action is None:
-            faults.add(place, "A step must have an `action`.", "missing")
-        else:
-            faults.add((place, "action"), f"An action must be a string of {_NAME_RULE}.", "type")
+        faults.add(place, "A step must have an `action`.", "missing")
     for key, value in raw.items():
         if key not in STEP_KEYS:
             draft.parameters[key] = value
-        elif value is not None:
+            if not draft.has_action:
+                faults.add((place, key), f"Only actions have parameters; {quoted(str(key))} belongs to none.", "unknown-key")
+        elif value is not None and key not in CONTROL_KEYS:
             _read_key(draft, key, value, faults)
+    if draft.timeout_seconds is None and draft.control is not None:
+        draft.timeout_seconds = draft.control.attempt_seconds
     return draft
+
+
+def _with_gates_spelled_out(raw: dict[str, Any]) -> dict[str, Any]:
+    """`{"action": "wait", "for": …}` is `{"wait": {"for": …}}`, and an approval may be written in the same way."""
+    words: tuple[str, ...]
+    if raw.get("action") == "wait" and ("for" in raw or "until" in raw):
+        key, words = "wait", ("for", "until")
+    elif raw.get("action") == "approval":
+        key, words = "approval", ("roles", "expires_in", "on_expiry", "message")
+    else:
+        return raw
+    left = {name: value for name, value in raw.items() if name not in words and name != "action"}
+    return {**left, key: {name: raw[name] for name in words if name in raw}}
+
+
+def _work_in_a_word(control: ControlDraft, raw: dict[str, Any]) -> str | None:
+    """What a step without an action does, where it does anything."""
+    if raw.get("workflow") is not None:
+        return "workflow"
+    if control.gates:
+        return control.gates[-1].kind
+    return next((key for key in ("approval", "signal", "wait") if raw.get(key) is not None), None)
 
 
 def _read_key(draft: DraftStep, key: str, value: Any, faults: Faults) -> None:
     place = (draft.place, key)
     match key:
         case "id":
-            if isinstance(value, str) and _NAME.fullmatch(value):
+            if is_name(value):
                 draft.id, draft.id_is_broken = value, False
             else:
                 draft.id_is_broken = True
-                faults.add(place, f"A step's id must be a string of {_NAME_RULE}.", "type")
+                faults.add(place, f"A step's id must be a string of {NAME_RULE}.", "type")
         case "depends_on":
             draft.depends_on = _read_depends_on(value, place, faults)
         case "timeout":
             draft.timeout_seconds = read_seconds(value, place, faults)
         case "retry":
             draft.retry = read_retry(value, place, faults)
-        case "action":
-            pass
         case _:
-            draft.reserved[key] = value
+            pass
 
 
 def _read_depends_on(value: Any, place: Place, faults: Faults) -> list[str | None]:
@@ -118,80 +142,29 @@ def _read_depends_on(value: Any, place: Place, faults: Faults) -> list[str | Non
     return names
 
 
-def read_seconds(value: Any, place: Place, faults: Faults) -> float | None:
-    """A duration as seconds: a number of them, or a string such as `30s`, `5m`, `2h`."""
-    seconds: float | None = None
-    if isinstance(value, str):
-        written = _DURATION.fullmatch(value)
-        if written:
-            seconds = float(written[1]) * _UNIT_SECONDS[written[2]]
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        seconds = value
-    if seconds is not None and 0 < seconds <= TIMEOUT_SECONDS_MAX:
-        return float(seconds)
-    rule = "a number of seconds above 0, up to 86,400, or a string such as `30s`, `5m` or `2h`"
-    faults.add(place, f"This must be {rule}.", "invalid-duration")
-    return None
-
-
-def read_retry(value: Any, place: Place, faults: Faults) -> RetryPolicy | None:
-    """A retry policy: the number of attempts, or an object with `RETRY_KEYS`."""
-    if not isinstance(value, dict):
-        attempts = _read_attempts(value, place, faults)
-        return RetryPolicy(attempts_max=attempts) if attempts is not None else None
-    faults_before = faults.count
-    for key in value:
-        if key not in RETRY_KEYS:
-            faults.add(
-                (place, key), f"`retry` has no {quoted(str(key))}.{did_you_mean(str(key), RETRY_KEYS, faults)}", "unknown-key"
-            )
-    said = {key: given for key, given in value.items() if given is not None}
-    policy = RetryPolicy()
-    attempts = _read_attempts(said.get("max_attempts", ATTEMPTS_DEFAULT), (place, "max_attempts"), faults)
-    initial = read_seconds(said.get("initial_interval", policy.initial_seconds), (place, "initial_interval"), faults)
-    backoff = said.get("backoff", policy.backoff)
-    if isinstance(backoff, bool) or not isinstance(backoff, int | float) or not 1 <= backoff <= BACKOFF_MAX:
-        faults.add((place, "backoff"), "`backoff` must be a number from 1 to 100.", "invalid-number")
-    cap = read_seconds(said.get("max_interval", max(policy.cap_seconds, initial or 0)), (place, "max_interval"), faults)
-    if initial is not None and cap is not None and cap < initial:
-        faults.add((place, "max_interval"), "`max_interval` must not be below `initial_interval`.", "invalid-duration")
-    if faults.count > faults_before or attempts is None or initial is None or cap is None:
-        return None
-    return RetryPolicy(attempts, initial, float(backoff), cap)
-
-
-def _read_attempts(value: Any, place: Place, faults: Faults) -> int | None:
-    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= ATTEMPTS_MAX:
-        return value
-    faults.add(place, f"The number of attempts must be an integer from 1 to {ATTEMPTS_MAX}.", "invalid-number")
-    return None
-
-
-def did_you_mean(word: str, known: Iterable[str], faults: Faults) -> str:
-    """` Did you mean …?` for near misses, else nothing; nothing, too, after the first faults, as comparing takes its time."""
-    if faults.count >= _SUGGESTIONS_MAX:
-        return ""
-    near = difflib.get_close_matches(word[:100], list(islice(known, _CANDIDATES_MAX)), n=1, cutoff=0.7)
-    return f" Did you mean `{near[0]}`?" if near else ""
-
-
 def connect_steps(drafts: Sequence[DraftStep], catalogue: Modules, faults: Faults) -> tuple[Step, ...]:
     """Stage two of the steps: their actions, ids and dependencies. Complete only where no fault was found in any stage."""
     _check_actions(drafts, catalogue, faults)
     ids = _name_steps(drafts, faults)
     dependencies = _resolve_dependencies(drafts, ids, faults)
+    _check_joins(drafts, dependencies, faults)
     _check_cycles(drafts, ids, dependencies, faults)
     return tuple([
         Step(
             ids[index], draft.action or "", tuple([ids[before] for before in dependencies[index]]), draft.parameters,
-            draft.timeout_seconds, draft.retry, draft.reserved,
+            draft.timeout_seconds, draft.retry, draft.has_action, draft.depends_on is None, draft.control,
         )
         for index, draft in enumerate(drafts)
     ])  # fmt: skip
 
 
 def _check_actions(drafts: Sequence[DraftStep], catalogue: Modules, faults: Faults) -> None:
-    wanted = {draft.action for draft in drafts if draft.action is not None}
+    uses = [(draft.action, (draft.place, "action")) for draft in drafts if draft.action is not None and draft.has_action]
+    for draft in drafts:
+        if draft.control is not None:
+            others: list[ActionUse] = [use for use in (draft.control.fallback, draft.control.compensate) if use is not None]
+            uses += [(use.action, (use.place, "action")) for use in others]
+    wanted = {action for action, _ in uses}
     if len(wanted) <= _ACTIONS_LOOKED_UP_SINGLY_MAX:
         unknown = {action for action in wanted if catalogue.with_action(action) is None}
     else:
@@ -199,11 +172,19 @@ def _check_actions(drafts: Sequence[DraftStep], catalogue: Modules, faults: Faul
     if not unknown:
         return
     known = [action.name for module in catalogue.by_name.values() for action in module.actions]
-    for draft in drafts:
-        if draft.action is None or draft.action not in unknown:
-            continue
-        detail = f"No module has the action {quoted(draft.action)}.{did_you_mean(draft.action, known, faults)}"
-        faults.add((draft.place, "action"), detail, "unknown-action")
+    for action, place in uses:
+        if action in unknown:
+            faults.add(
+                place, f"No module has the action {quoted(action)}.{did_you_mean(action, known, faults)}", "unknown-action"
+            )
+
+
+def _check_joins(drafts: Sequence[DraftStep], dependencies: Sequence[Sequence[int]], faults: Faults) -> None:
+    for draft, before in zip(drafts, dependencies, strict=True):
+        join = draft.control.join if draft.control is not None else None
+        if isinstance(join, int) and join > len(before):
+            detail = f"The step waits for {len(before)} steps, so {join} of them can never be done."
+            faults.add((draft.place, "join"), detail, "invalid-join")
 
 
 def _name_steps(drafts: Sequence[DraftStep], faults: Faults) -> list[str]:

@@ -10,6 +10,8 @@ ExecutionId = NewType("ExecutionId", str)
 StepId = NewType("StepId", str)
 ModuleName = NewType("ModuleName", str)
 ActionName = NewType("ActionName", str)
+SubscriptionId = NewType("SubscriptionId", str)
+SecretId = NewType("SecretId", str)
 StreamId = NewType("StreamId", str)
 Version = NewType("Version", int)
 
@@ -40,6 +42,21 @@ def intent_stream(intent_id: IntentId) -> StreamId:
 def modules_stream() -> StreamId:
     """The one stream of a tenant's modules: an action belongs to one module, so they are decided together."""
     return StreamId("modules")
+
+
+def subscriptions_stream() -> StreamId:
+    """The one stream of a tenant's subscriptions: there may be so many of them, so they are decided together."""
+    return StreamId("subscriptions")
+
+
+def pull_subscriptions_stream() -> StreamId:
+    """The one stream of a tenant's pull subscriptions."""
+    return StreamId("pull_subscriptions")
+
+
+def custom_events_stream(execution_id: ExecutionId) -> StreamId:
+    """The stream of what the steps of one execution say in the tenant's own words."""
+    return StreamId(f"custom-{execution_id}")
 
 
 def execution_stream(execution_id: ExecutionId) -> StreamId:

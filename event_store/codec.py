@@ -12,9 +12,12 @@ from typing import Any
 import orjson
 from pydantic import TypeAdapter
 
-from domain import execution, intent, module, tenant
+from domain import custom_event, execution_events, intent, module, pull_subscription, subscription, tenant
 
-DomainEvent = tenant.TenantEvent | intent.IntentEvent | module.ModuleEvent | execution.ExecutionEvent
+DomainEvent = (
+    tenant.TenantEvent | intent.IntentEvent | module.ModuleEvent | execution_events.ExecutionEvent | subscription.SubscriptionEvent
+    | custom_event.CustomEventEmitted | pull_subscription.PullSubscriptionEvent
+)  # fmt: skip
 
 TOPICS: dict[str, type[Any]] = {
     "tenant.registered.v1": tenant.TenantRegistered,
@@ -26,26 +29,66 @@ TOPICS: dict[str, type[Any]] = {
     "intent.deprecated.v1": intent.IntentDeprecated,
     "intent.activated.v1": intent.IntentActivated,
     "intent.archived.v1": intent.IntentArchived,
-    "module.registered.v1": module.ModuleRegistered,
-    "module.changed.v1": module.ModuleChanged,
+    "intent.schedule_paused.v1": intent.IntentSchedulePaused,
+    "intent.schedule_resumed.v1": intent.IntentScheduleResumed,
+    "module.registered.v2": module.ModuleRegistered,
+    "module.changed.v2": module.ModuleChanged,
     "module.removed.v1": module.ModuleRemoved,
-    "execution.started.v1": execution.ExecutionStarted,
-    "execution.step_started.v1": execution.StepStarted,
-    "execution.step_retrying.v1": execution.StepRetrying,
-    "execution.step_completed.v1": execution.StepCompleted,
-    "execution.step_failed.v1": execution.StepFailed,
-    "execution.completed.v1": execution.ExecutionCompleted,
-    "execution.failed.v1": execution.ExecutionFailed,
-    "execution.cancelled.v1": execution.ExecutionCancelled,
-    "execution.paused.v1": execution.ExecutionPaused,
-    "execution.resumed.v1": execution.ExecutionResumed,
-    "execution.retried.v1": execution.ExecutionRetried,
+    "subscription.created.v1": subscription.SubscriptionCreated,
+    "subscription.changed.v1": subscription.SubscriptionChanged,
+    "subscription.secret_rotated.v1": subscription.SubscriptionSecretRotated,
+    "subscription.paused.v1": subscription.SubscriptionPaused,
+    "subscription.resumed.v1": subscription.SubscriptionResumed,
+    "subscription.disabled.v1": subscription.SubscriptionDisabled,
+    "subscription.enabled.v1": subscription.SubscriptionEnabled,
+    "subscription.deleted.v1": subscription.SubscriptionDeleted,
+    "pull_subscription.created.v1": pull_subscription.PullSubscriptionCreated,
+    "pull_subscription.deleted.v1": pull_subscription.PullSubscriptionDeleted,
+    "execution.started.v1": execution_events.ExecutionStarted,
+    "execution.step_started.v1": execution_events.StepStarted,
+    "execution.step_retrying.v1": execution_events.StepRetrying,
+    "execution.step_completed.v1": execution_events.StepCompleted,
+    "execution.step_failed.v1": execution_events.StepFailed,
+    "execution.completed.v1": execution_events.ExecutionCompleted,
+    "execution.failed.v1": execution_events.ExecutionFailed,
+    "execution.cancelled.v1": execution_events.ExecutionCancelled,
+    "execution.paused.v1": execution_events.ExecutionPaused,
+    "execution.resumed.v1": execution_events.ExecutionResumed,
+    "execution.retried.v1": execution_events.ExecutionRetried,
+    "execution.step_skipped.v1": execution_events.StepSkipped,
+    "execution.step_waiting.v1": execution_events.StepWaiting,
+    "execution.step_approved.v1": execution_events.StepApproved,
+    "execution.step_rejected.v1": execution_events.StepRejected,
+    "execution.step_expanded.v1": execution_events.StepExpanded,
+    "execution.step_falling_back.v1": execution_events.StepFallingBack,
+    "execution.step_cancelled.v1": execution_events.StepCancelled,
+    "execution.signal_received.v1": execution_events.SignalReceived,
+    "execution.resource_provisioned.v1": execution_events.ResourceProvisioned,
+    "execution.resource_released.v1": execution_events.ResourceReleased,
+    "execution.cancellation_requested.v1": execution_events.CancellationRequested,
+    "execution.failing.v1": execution_events.ExecutionFailing,
+    "execution.compensation_started.v1": execution_events.CompensationStarted,
+    "execution.step_compensated.v1": execution_events.StepCompensated,
+    "execution.compensation_failed.v1": execution_events.CompensationFailed,
+    "execution.terminated.v1": execution_events.ExecutionTerminated,
+    "execution.rerun.v1": execution_events.ExecutionRerun,
+    "execution.stalled.v1": execution_events.ExecutionStalled,
+    "custom.emitted.v1": custom_event.CustomEventEmitted,
 }
 
 Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
 """Makes the JSON of one version of an event into that of the next; pure, and total over what was ever written."""
 
-UPCASTERS: dict[str, tuple[str, Upcaster]] = {}
+
+def _described_by_v2(module_event: dict[str, Any]) -> dict[str, Any]:
+    """A transport without a secret to sign with; what actions may say since then has its defaults."""
+    return {**module_event, "transport": {**module_event["transport"], "secret": None}}
+
+
+UPCASTERS: dict[str, tuple[str, Upcaster]] = {
+    "module.registered.v1": ("module.registered.v2", _described_by_v2),
+    "module.changed.v1": ("module.changed.v2", _described_by_v2),
+}
 """Old topic -> (the topic of the next version, how to get there)."""
 
 _TOPIC_OF = {event_class: topic for topic, event_class in TOPICS.items()}

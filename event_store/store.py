@@ -41,6 +41,7 @@ SELECT {_COLUMNS} FROM quantum.events
  WHERE position > $1 AND position <= $2 AND topic = ANY ($4) ORDER BY position LIMIT $3
 """  # noqa: S608
 _READ_LOG_OF_TENANT = f"SELECT {_COLUMNS} FROM quantum.read_tenant_log($1, $2, $3, $4, $5)"  # noqa: S608
+_CLAIM_HOLDER = "SELECT stream_id FROM quantum.claims WHERE tenant_id = $1 AND scope = $2 AND value = $3"
 Trace = Callable[[str, str | None, Mapping[str, str]], AbstractContextManager[str | None]]
 """(name, traceparent of the cause, attributes) -> a span around what follows."""
 
@@ -150,6 +151,11 @@ class EventStore:
         """The events a command stored, in its order; empty when it stored none."""
         rows = await self._fetch(self.tenant_pool, _READ_COMMAND, tenant_id, command_id)
         return [RecordedEvent(*row) for row in rows]
+
+    async def claim_holder(self, tenant_id: TenantId, scope: str, value: str) -> StreamId | None:
+        """The stream that holds a claim now, if any does."""
+        rows = await self._fetch(self.platform_pool, _CLAIM_HOLDER, tenant_id, scope, value)
+        return StreamId(rows[0][0]) if rows else None
 
     def last_written(self, tenant_id: str | None = None) -> int:
         """The position of this process's last append for a tenant, or for any; 0 where it has not made one lately."""

@@ -12,7 +12,9 @@ from typing import Any
 
 import httpcore
 
-_NAT64 = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"))
+_NAT64 = IPv6Network("64:ff9b::/96")
+_NAT64_LOCAL = IPv6Network("64:ff9b:1::/48")
+"""Prefixes of any length lie in there (RFC 8215), so it cannot be told which IPv4 address is meant."""
 _RESOLVE_SECONDS_MAX = 10.0
 
 
@@ -28,6 +30,8 @@ def is_public(text: str) -> bool:
     """True for an address of the open internet. An IPv4 address inside an IPv6 one counts as what it is."""
     address = ip_address(text.split("%", 1)[0])
     if isinstance(address, IPv6Address):
+        if address in _NAT64_LOCAL:
+            return False
         inner = _embedded(address)
         if inner is not None:
             return is_public(str(inner))
@@ -41,7 +45,7 @@ def _embedded(address: IPv6Address) -> IPv4Address | None:
         return address.sixtofour
     if address.teredo is not None:
         return address.teredo[1]
-    if any(address in network for network in _NAT64):
+    if address in _NAT64:
         return IPv4Address(int(address) & 0xFFFF_FFFF)
     if int(address) >> 32 == 0 and int(address) > 1:
         return IPv4Address(int(address))

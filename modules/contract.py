@@ -15,7 +15,11 @@ from domain.module import Module
 
 @dataclass(frozen=True, slots=True)
 class Invocation:
-    """One attempt of one step. `deadline` is when the platform stops waiting; `parameters` are the step's own keys."""
+    """One attempt of one step. `deadline` is when the platform stops waiting; `parameters` are the step's own keys.
+
+    `authored` are the parameters as the definition has them, where `parameters` came out of expressions: references to secrets
+    count only where they stand in it. Modules do not see it.
+    """
 
     tenant_id: str
     execution_id: str
@@ -28,18 +32,30 @@ class Invocation:
     idempotency_key: str
     deadline: datetime
     traceparent: str | None = None
+    authored: Any = None
 
 
 class ModuleError(Exception):
     """The attempt has failed. `code` is stable and `message` is a sentence for the user; neither holds a stack trace.
 
-    Not `retryable` means that the same attempt again cannot succeed.
+    Not `retryable` means that the same attempt again cannot succeed. What does not count (`counts`) was no attempt at all,
+    since nobody was asked, and uses none of those that the step's policy allows; `details.retry_after_seconds` may say when to
+    come back.
     """
 
-    def __init__(self, code: str, message: str, *, retryable: bool = True, details: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, code: str, message: str, *, retryable: bool = True, details: Mapping[str, Any] | None = None, counts: bool = True
+    ) -> None:
         super().__init__(message)
-        self.code, self.message, self.retryable = code, message, retryable
+        self.code, self.message, self.retryable, self.counts = code, message, retryable, counts
         self.details: dict[str, Any] = dict(details or {})
+
+
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """Instead of a result: the module has taken the work on and will say by callback what came of it."""
+
+    reason: str
 
 
 class InProcessModule(Protocol):

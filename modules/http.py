@@ -19,7 +19,9 @@ import orjson
 from domain.module import Action, Module, Transport
 from domain.values import ActionName, ModuleName
 from modules.addresses import AddressForbidden, CheckedNetwork
-from modules.contract import Invocation, ModuleError
+from modules.callbacks import Callbacks
+from modules.contract import Deferred, Invocation, ModuleError
+from modules.signing import signed
 
 NAME = ModuleName("http")
 REQUEST = ActionName("http.request")
@@ -28,6 +30,7 @@ _URL_CHARS_MAX = 2_048
 _CONNECTIONS_MAX = 200
 _HEADERS_MAX = 50
 _RETRYABLE = frozenset({408, 425, 429})
+_RETRY_AFTER_SECONDS_MAX = 86_400
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _OURS = frozenset({"host", "content-length", "transfer-encoding", "connection", "upgrade", "te", "trailer", "expect",
                    "keep-alive", "proxy-authorization", "proxy-connection", "accept-encoding"})  # fmt: skip
@@ -46,7 +49,7 @@ _REQUEST_SCHEMA: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back; `body` is at most `RESPONSE_BYTES_MAX` long."""
+    """What came back, within the bounds of its `HttpModules`."""
 
     status: int
     headers: dict[str, str]
@@ -54,9 +57,15 @@ class Answer:
 
 
 class HttpModules:
-    """One pool of connections for all of them. `allow_private` lets modules be reached inside the platform's network."""
+    """One pool of connections for all of them. `allow_private` lets modules be reached inside the platform's network.
 
-    def __init__(self, *, allow_private: bool = False) -> None:
+    With `callbacks`, a module may answer 202 and come back later. `answer_bytes_max` bounds what one answer may be.
+    """
+
+    def __init__(
+        self, *, allow_private: bool = False, callbacks: Callbacks | None = None, answer_bytes_max: int = RESPONSE_BYTES_MAX
+    ) -> None:
+        self._callbacks, self._answer_bytes_max = callbacks, answer_bytes_max
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=ssl.create_default_context(), max_connections=_CONNECTIONS_MAX, max_keepalive_connections=50,
             keepalive_expiry=15, network_backend=CheckedNetwork(allow_private=allow_private),
@@ -68,8 +77,8 @@ class HttpModules:
         """Closes the connections."""
         await self._pool.aclose()
 
-    async def ask(self, url: str, invocation: Invocation) -> Any:
-        """POSTs the invocation to a module and returns its JSON answer; raises `ModuleError`."""
+    async def ask(self, url: str, invocation: Invocation, signing_secret: str | None = None) -> Any:
+        """POSTs the invocation to a module and returns its JSON answer, or `Deferred`; raises `ModuleError`."""
         headers = {
             "Content-Type": "application/json", "Accept": "application/json", "Quantum-Tenant": invocation.tenant_id,
             **_provenance(invocation),
@@ -80,9 +89,18 @@ class HttpModules:
             "parameters": invocation.parameters, "inputs": invocation.inputs,
             "idempotency_key": invocation.idempotency_key, "deadline": invocation.deadline,
         }  # fmt: skip
+        if self._callbacks is not None:
+            offer = self._callbacks.issue(
+                invocation.tenant_id, invocation.execution_id, invocation.step, invocation.attempt, invocation.deadline
+            )  # fmt: skip
+            body |= {"callback_url": offer.url, "callback_token": offer.token}
         content = orjson.dumps(body, option=orjson.OPT_UTC_Z)
+        if signing_secret is not None:
+            headers |= signed(signing_secret, invocation.idempotency_key, datetime.now(UTC), content)
         answer = await self._send("POST", url, headers, content, invocation.deadline)
         _check_status(answer)
+        if answer.status == 202 and self._callbacks is not None:
+            return Deferred("The module answered 202: it will say by callback what came of it.")
         if not answer.body:
             return None
         try:
@@ -118,7 +136,7 @@ class HttpModules:
                 asyncio.timeout(seconds),
                 self._pool.stream(method, url, headers=sent, content=content, extensions=limits) as response,
             ):
-                return Answer(response.status, _readable(response.headers), await _bounded(response))
+                return Answer(response.status, _readable(response.headers), await _bounded(response, self._answer_bytes_max))
         except AddressForbidden as fault:
             raise ModuleError("address-forbidden", str(fault), retryable=False) from fault
         except (httpcore.LocalProtocolError, httpcore.UnsupportedProtocol, UnicodeError) as fault:
@@ -130,14 +148,12 @@ class HttpModules:
             raise ModuleError("unreachable", f"{_host(url)} could not be reached: {detail}") from fault
 
 
-async def _bounded(response: httpcore.Response) -> bytes:
+async def _bounded(response: httpcore.Response, bytes_max: int) -> bytes:
     body = bytearray()
     async for chunk in response.aiter_stream():
         body += chunk
-        if len(body) > RESPONSE_BYTES_MAX:
-            raise ModuleError(
-                "result-too-large", f"The answer is longer than {RESPONSE_BYTES_MAX:,} bytes.", retryable=False
-            )  # fmt: skip
+        if len(body) > bytes_max:
+            raise ModuleError("result-too-large", f"The answer is longer than {bytes_max:,} bytes.", retryable=False)
     return bytes(body)
 
 
@@ -168,7 +184,10 @@ def _check_status(answer: Answer) -> None:
         message, retryable = f"The answer was a redirect ({answer.status}), and redirects are not followed.", False
     else:
         message, retryable = f"The answer was {answer.status}.", answer.status >= 500 or answer.status in _RETRYABLE
-    raise ModuleError("http-status", message, retryable=retryable, details={"status": answer.status, "body": text})
+    details: dict[str, Any] = {"status": answer.status, "body": text}
+    if retryable and (wait := answer.headers.get("retry-after", "")).isdecimal() and len(wait) < 10:
+        details["retry_after_seconds"] = min(int(wait), _RETRY_AFTER_SECONDS_MAX)
+    raise ModuleError("http-status", message, retryable=retryable, details=details)
 
 
 def _readable(headers: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:

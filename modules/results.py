@@ -11,14 +11,14 @@ RESULT_BYTES_MAX = 262_144
 _MESSAGE_CHARS_MAX = 2_000
 
 
-def storable(result: Any) -> Any:
+def storable(result: Any, bytes_max: int = RESULT_BYTES_MAX) -> Any:
     """The result as JSON holds it; raises `ModuleError` `result-too-large` or `result-invalid`, neither worth a retry."""
     try:
         data = orjson.dumps(result)
     except TypeError as fault:
         raise ModuleError("result-invalid", f"The module's result is not JSON: {fault}", retryable=False) from fault
-    if len(data) > RESULT_BYTES_MAX:
-        size = f"The module's result has {len(data):,} bytes; {RESULT_BYTES_MAX:,} are allowed."
+    if len(data) > bytes_max:
+        size = f"The module's result has {len(data):,} bytes; {bytes_max:,} are allowed."
         message = f"{size} Store it elsewhere and return a link."
         raise ModuleError("result-too-large", message, retryable=False)
     plain = orjson.loads(data)

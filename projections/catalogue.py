@@ -1,7 +1,7 @@
 # intent_ref: projections.catalogue
 """The list of read models. A new one is one file and one line here."""
 
-from projections import executions, intent_search, intents, modules, tenants
+from projections import executions, intent_search, intents, modules, resources, subscriptions, tenants
 from projections.read_model import ReadModel
 
 READ_MODELS: tuple[ReadModel, ...] = (
@@ -9,7 +9,9 @@ READ_MODELS: tuple[ReadModel, ...] = (
     intents.READ_MODEL,
     intent_search.READ_MODEL,
     executions.READ_MODEL,
+    resources.READ_MODEL,
     modules.READ_MODEL,
+    subscriptions.READ_MODEL,
 )
 
 

@@ -2,18 +2,19 @@
 """The read model of executions, each with its steps."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, assert_never
+from typing import Any, get_args
 
 import orjson
 
 from domain import execution
-from domain.documents import execution_document, timestamp
-from domain.execution import ExecutionEvent
+from domain import execution_events as events_of
+from domain.documents import execution_document
 from domain.values import TenantId
 from event_store.records import RecordedEvent
 from projections.documents import Document, DocumentReader, point_reads
+from projections.execution_folding import Folding, fold
 from projections.pages import Listing, Page, bounded, storable
 from projections.pipelined import Pipelined, chunks
 from projections.read_model import EventOutOfOrder, ReadModel, begun_before
@@ -29,18 +30,24 @@ CREATE TABLE executions (
     intent_name      text COLLATE "C" NOT NULL,
     status           text COLLATE "C" NOT NULL,
     started_at       timestamptz NOT NULL,
+    business_key     text COLLATE "C",
+    needs_attention  boolean NOT NULL,
     document         bytea NOT NULL,
+    hidden           bytea,
     PRIMARY KEY (tenant_id, execution_id)
 ) WITH (fillfactor = 80);
 CREATE INDEX executions_newest ON executions (tenant_id, created_position);
 CREATE INDEX executions_by_intent ON executions (tenant_id, intent_id, created_position);
 CREATE INDEX executions_by_status ON executions (tenant_id, status, created_position);
 CREATE INDEX executions_by_start ON executions (tenant_id, started_at);
+CREATE INDEX executions_by_key ON executions (tenant_id, business_key, created_position) WHERE business_key IS NOT NULL;
+CREATE INDEX executions_to_look_at ON executions (tenant_id, created_position) WHERE needs_attention;
 """
 _LISTS = """
+DROP FUNCTION IF EXISTS quantum.list_executions(text, text, text, text, timestamptz, timestamptz, bigint, integer);
 CREATE OR REPLACE FUNCTION quantum.list_executions(
     tenant text, in_status text, of_intent text, of_name text, after_start timestamptz, before_start timestamptz,
-    before bigint, at_most integer
+    of_key text, to_look_at boolean, before bigint, at_most integer
 )
     RETURNS TABLE (created_position bigint, document bytea)
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan
@@ -56,6 +63,8 @@ BEGIN
            AND (of_name IS NULL OR e.intent_name = of_name)
            AND (after_start IS NULL OR e.started_at > after_start)
            AND (before_start IS NULL OR e.started_at < before_start)
+           AND (of_key IS NULL OR e.business_key = of_key)
+           AND (to_look_at IS NULL OR e.needs_attention = to_look_at)
          ORDER BY e.created_position DESC LIMIT at_most;
 END
 $$;
@@ -64,23 +73,28 @@ GRANT EXECUTE ON FUNCTION quantum.list_executions TO quantum_app, quantum_platfo
 """
 FUNCTIONS = point_reads("executions", "execution_id") + _LISTS
 _LOAD = """
-SELECT e.tenant_id, e.execution_id, e.created_position, e.document
+SELECT e.tenant_id, e.execution_id, e.created_position, e.document, e.hidden
   FROM unnest($1::text[], $2::text[]) AS wanted (tenant_id, execution_id)
   JOIN executions AS e ON e.tenant_id = wanted.tenant_id AND e.execution_id = wanted.execution_id
 """
 _INSERT = """
 INSERT INTO executions (tenant_id, execution_id, created_position, position, version, intent_id, intent_name, status, started_at,
-                        document)
+                        business_key, needs_attention, document, hidden)
 SELECT tenant_id, execution_id, created_position, position, version, intent_id, intent_name, status, started_at::timestamptz,
-       document
+       nullif(business_key, ''), needs_attention, document, hidden
   FROM unnest($1::text::text[], $2::text::text[], $3::text::bigint[], $4::text::bigint[], $5::text::int[], $6::text::text[],
-              $7::text::text[], $8::text::text[], $9::text::text[], $10::bytea[])
-       AS row (tenant_id, execution_id, created_position, position, version, intent_id, intent_name, status, started_at, document)
+              $7::text::text[], $8::text::text[], $9::text::text[], $10::text::text[], $11::text::bool[], $12::bytea[],
+              $13::bytea[])
+       AS row (tenant_id, execution_id, created_position, position, version, intent_id, intent_name, status, started_at,
+               business_key, needs_attention, document, hidden)
 """
 _UPDATE = """
-UPDATE executions AS e SET position = row.position, version = row.version, status = row.status, document = row.document
-  FROM unnest($1::text::text[], $2::text::text[], $3::text::bigint[], $4::text::int[], $5::text::text[], $6::bytea[])
-       AS row (tenant_id, execution_id, position, version, status, document)
+UPDATE executions AS e
+   SET position = row.position, version = row.version, status = row.status, needs_attention = row.needs_attention,
+       document = row.document, hidden = row.hidden
+  FROM unnest($1::text::text[], $2::text::text[], $3::text::bigint[], $4::text::int[], $5::text::text[], $6::text::bool[],
+              $7::bytea[], $8::bytea[])
+       AS row (tenant_id, execution_id, position, version, status, needs_attention, document, hidden)
  WHERE e.tenant_id = row.tenant_id AND e.execution_id = row.execution_id
 """
 
@@ -90,14 +104,10 @@ class _Row:
     tenant_id: str
     execution_id: str
     created_position: int
-    document: dict[str, Any]
+    folding: Folding
     position: int = 0
     version: int = 0
     stored: bool = False
-    steps: dict[str, dict[str, Any]] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.steps = {step["id"]: step for step in self.document["steps"]}
 
 
 async def apply(connection: Any, events: Sequence[RecordedEvent]) -> None:
@@ -107,13 +117,13 @@ async def apply(connection: Any, events: Sequence[RecordedEvent]) -> None:
     for recorded, event in decoded:
         key = (recorded.tenant_id, event.execution_id)
         row = rows.get(key)
-        if isinstance(event, execution.ExecutionStarted):
+        if isinstance(event, events_of.ExecutionStarted):
             document = execution_document(TenantId(recorded.tenant_id), execution.evolve(None, event))
-            row = rows[key] = _Row(*key, recorded.position, document)
+            row = rows[key] = _Row(*key, recorded.position, Folding(document))
         elif row is None:
             raise EventOutOfOrder(f"{type(event).__name__} of the unknown execution {event.execution_id}")
         else:
-            fold(row.document, row.steps, event)
+            fold(row.folding, event)
         row.position, row.version = recorded.position, recorded.version
     async with Pipelined(connection) as out:
         for chunk in chunks(list(rows.values())):
@@ -121,79 +131,47 @@ async def apply(connection: Any, events: Sequence[RecordedEvent]) -> None:
             await out.execute(_UPDATE, [_columns(row) for row in chunk if row.stored])
 
 
-def fold(document: dict[str, Any], steps: dict[str, dict[str, Any]], event: ExecutionEvent) -> None:
-    """Changes the document, and its steps by id, as `event` says."""
-    at = timestamp(event.at)
-    document["updated_at"] = at
-    match event:
-        case execution.ExecutionStarted():
-            raise EventOutOfOrder(f"The execution {event.execution_id} starts twice")
-        case execution.StepStarted():
-            steps[event.step].update(status="running", attempts=event.attempt, error=None, started_at=at, completed_at=None)
-        case execution.StepRetrying():
-            steps[event.step].update(status="retrying", attempts=event.attempt, error=event.error)
-        case execution.StepCompleted():
-            steps[event.step].update(status="completed", result=event.result, error=None, completed_at=at)
-        case execution.StepFailed():
-            steps[event.step].update(status="failed", error=event.error, completed_at=at)
-        case execution.ExecutionCompleted():
-            document.update(status="completed", completed_at=at)
-        case execution.ExecutionFailed():
-            document.update(status="failed", error=event.error, completed_at=at)
-        case execution.ExecutionCancelled():
-            document.update(status="cancelled", completed_at=at)
-            for step in steps.values():
-                if step["status"] not in ("completed", "failed"):
-                    step.update(status="cancelled", completed_at=at if step["attempts"] else None)
-        case execution.ExecutionPaused():
-            document["status"] = "paused"
-        case execution.ExecutionResumed():
-            document["status"] = "running"
-        case execution.ExecutionRetried():
-            document.update(status="running", error=None, completed_at=None)
-            for step_id in event.steps:
-                steps[step_id].update(status="pending", result=None, error=None, started_at=None, completed_at=None)
-        case _:
-            assert_never(event)
-
-
 async def _load(connection: Any, decoded: Iterable[tuple[RecordedEvent, Any]]) -> dict[tuple[str, str], _Row]:
-    wanted = begun_before(decoded, execution.ExecutionStarted, "execution_id")
+    wanted = begun_before(decoded, events_of.ExecutionStarted, "execution_id")
     if not wanted:
         return {}
     found = await connection.fetch(_LOAD, [key[0] for key in wanted], [key[1] for key in wanted])
-    return {(row[0], row[1]): _Row(row[0], row[1], row[2], orjson.loads(row[3]), stored=True) for row in found}
+    return {
+        (row[0], row[1]): _Row(row[0], row[1], row[2], Folding.stored(orjson.loads(row[3]), _loaded(row[4])), stored=True)
+        for row in found
+    }
+
+
+def _loaded(hidden: bytes | None) -> dict[str, Any] | None:
+    return None if hidden is None else orjson.loads(hidden)
 
 
 def _new_columns(row: _Row) -> tuple[Any, ...]:
-    document = row.document
+    document = row.folding.document
     return (
         row.tenant_id, row.execution_id, row.created_position, row.position, row.version, document["intent_id"],
-        document["intent_name"], document["status"], document["started_at"], orjson.dumps(document),
+        document["intent_name"], document["status"], document["started_at"], document["business_key"] or "",
+        bool(document["not_undone"]), orjson.dumps(document), _hidden(row),
     )  # fmt: skip
 
 
 def _columns(row: _Row) -> tuple[Any, ...]:
-    document = row.document
-    return row.tenant_id, row.execution_id, row.position, row.version, document["status"], orjson.dumps(document)
+    document = row.folding.document
+    return (
+        row.tenant_id, row.execution_id, row.position, row.version, document["status"], bool(document["not_undone"]),
+        orjson.dumps(document), _hidden(row),
+    )  # fmt: skip
+
+
+def _hidden(row: _Row) -> bytes | None:
+    hidden = row.folding.hidden()
+    return None if hidden is None else orjson.dumps(hidden)
 
 
 READ_MODEL = ReadModel(
     name="executions",
-    version=1,
-    events=(
-        execution.ExecutionStarted,
-        execution.StepStarted,
-        execution.StepRetrying,
-        execution.StepCompleted,
-        execution.StepFailed,
-        execution.ExecutionCompleted,
-        execution.ExecutionFailed,
-        execution.ExecutionCancelled,
-        execution.ExecutionPaused,
-        execution.ExecutionResumed,
-        execution.ExecutionRetried,
-    ),
+    version=2,
+    events=get_args(events_of.ExecutionEvent),
     tables=("executions",),
     ddl=DDL,
     functions=FUNCTIONS,
@@ -209,16 +187,16 @@ async def get_execution(reader: DocumentReader, tenant_id: TenantId, execution_i
 async def list_executions(
     tenant_pool: Any, tenant_id: TenantId, *, status: str | None = None, intent_id: str | None = None,
     intent_name: str | None = None, started_after: datetime | None = None, started_before: datetime | None = None,
-    limit: int = 50, cursor: str | None = None,
+    business_key: str | None = None, needs_attention: bool | None = None, limit: int = 50, cursor: str | None = None,
 ) -> Page:  # fmt: skip
-    """Executions, newest first, by status, intent, and start (aware times, exclusive). Raises `InvalidCursor`."""
-    filters = (status, intent_id, intent_name, started_after, started_before)
+    """Executions, newest first, by status, intent, start (aware times, exclusive), business key, and whether something that was
+    to be undone was not. Raises `InvalidCursor`."""
+    filters = (status, intent_id, intent_name, started_after, started_before, business_key, needs_attention)
     listing, limit = Listing("executions", tenant_id, filters), bounded(limit)
     before = listing.before(cursor)
-    if not storable(status, intent_id, intent_name):
+    if not storable(status, intent_id, intent_name, business_key):
         return Page([], None)
     rows = await tenant_pool.fetch(
-        "SELECT * FROM quantum.list_executions($1, $2, $3, $4, $5, $6, $7, $8)",
-        tenant_id, status, intent_id, intent_name, started_after, started_before, before, limit + 1,
-    )  # fmt: skip
+        "SELECT * FROM quantum.list_executions($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)", tenant_id, *filters, before, limit + 1
+    )
     return listing.page(rows, limit)

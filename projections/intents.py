@@ -154,6 +154,8 @@ def fold(tenant_id: TenantId, document: dict[str, Any] | None, event: IntentEven
             document["status"] = "active"
         case intent.IntentArchived():
             document["status"] = "archived"
+        case intent.IntentSchedulePaused() | intent.IntentScheduleResumed():
+            return document
         case _:
             assert_never(event)
     document["updated_at"] = timestamp(event.at)

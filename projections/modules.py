@@ -108,7 +108,7 @@ def fold(document: dict[str, Any] | None, event: ModuleEvent) -> dict[str, Any] 
 
 READ_MODEL = ReadModel(
     name="modules",
-    version=1,
+    version=2,
     events=(module.ModuleRegistered, module.ModuleChanged, module.ModuleRemoved),
     tables=("modules",),
     ddl=DDL,

@@ -15,14 +15,22 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
+import read_api.event_types
+import read_api.events
 import read_api.executions
+import read_api.explanations
 import read_api.intents
 import read_api.modules
+import read_api.resources
 import read_api.tenants
+import read_api.workflows
+import write_api.approvals
 import write_api.executions
 import write_api.intents
 import write_api.modules
+import write_api.plans
 import write_api.tenants
+import write_api.workflows
 from access.gate import Gate
 from access.http.dispatch import Dispatch
 from access.http.edge import Edge
@@ -34,40 +42,51 @@ from access.tenant_directory import TenantDirectory
 from access.tokens import TokenVerifier, TrustedIssuer
 from commands.handle import Shell
 from domain.definition import Limits, Rules
+from event_store.codec import TOPICS, UPCASTERS
 from event_store.store import EventStore
 from modules.catalogue import Caller, builtin, in_process
 from modules.contract import InProcessModule
 from modules.http import HttpModules
 from modules.plugins import load_plugins
+from modules.secrets.keyring import Keyring
 from projections.documents import DocumentReader
 from projections.freshness import Freshness
 from projections.runner import ProjectionRunner
+from quantum import calls, pulling, starting, streams, webhooks, work
 from quantum.databases import Databases, connected, databases
 from quantum.issuing import local_issuer
 from quantum.settings import Settings
+from quantum.step_commands import StepCommands
 from quantum.telemetry import Telemetry
+from read_api.event_feed import EventFeed
 from read_api.health import health_router
 from read_api.reading import ReadSide
 from sagas.execution import ExecutionSaga
 from sagas.execution import Limits as SagaLimits
-from streaming.embedded import EmbeddedTransport
+from sagas.stalls import StallCheck
+from sagas.work_bell import WorkBell
+from streaming import cloud_events
+from streaming.asyncapi import asyncapi_document
+from streaming.event_types import event_types
 from streaming.relay import Relay
+from streaming.transport import Message, Transport
 
 WRITES = frozenset({"all", "write-api"})
 READS = frozenset({"all", "read-api"})
 PROJECTS = frozenset({"all", "projector"})
 EXECUTES = frozenset({"all", "worker", "saga"})
 RELAYS = frozenset({"all", "relay"})
+DELIVERS = frozenset({"all", "worker", "webhooks"})
 STOP_SECONDS_MAX = 20.0
+RELAYED_TOGETHER = 1_000
 CALL_GRACE_SECONDS = 3.0
 """What modules get to answer when the platform stops; what they answer later is asked again after the next start."""
 _RESTART_SECONDS = 1.0
 
+Workers = Callable[[str, Callable[[], Awaitable[None]]], None]
+"""(name, what to run) -> it runs, and is started again should it fail."""
+
 log = structlog.get_logger(__name__)
-
-
-class NotInThisRelease(Exception):
-    """A setting asks for something that this release does not have yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +114,6 @@ async def platform(settings: Settings, report: Callable[[str], None] = lambda na
 
     Raises `SettingsError`-like exceptions with a sentence where it cannot start.
     """
-    if settings.stream != "embedded":
-        raise NotInThisRelease(f"QUANTUM_STREAM={settings.stream} is not in this release yet: leave it at `embedded`.")
     async with AsyncExitStack() as stack:
         telemetry = Telemetry()
         stack.callback(telemetry.close)
@@ -106,10 +123,15 @@ async def platform(settings: Settings, report: Callable[[str], None] = lambda na
         stack.push_async_callback(store.close)
         telemetry.observe_store(store)
 
-        http = HttpModules(allow_private=settings.private_addresses_on)
+        parts = await stack.enter_async_context(calls.call_parts(settings))
+        http = parts.http_modules(allow_private=settings.private_addresses_on)
         stack.push_async_callback(http.close)
-        running = _in_process_modules(settings, http)
+        step_commands = StepCommands(settings.step_commands)
+        running = _in_process_modules(settings, http, step_commands.modules())
+        caller = parts.caller(running, http)
+        bell = await stack.enter_async_context(work.work_bell(store))
         shell = Shell(store, builtin(running), rules_of(settings))
+        step_commands.use(shell)
         freshness = Freshness(store.tenant_pool)
         stack.push_async_callback(freshness.close)
 
@@ -120,31 +142,56 @@ async def platform(settings: Settings, report: Callable[[str], None] = lambda na
             stack.push_async_callback(projections.close)
         stop = asyncio.Event()
         workers = await stack.enter_async_context(_supervised(stop))
+        transport = await stack.enter_async_context(streams.stream(settings, store))
+        telemetry.observe_stream(transport.statistics)
         if settings.role in EXECUTES:
-            transport = EmbeddedTransport(store)
-            limits = SagaLimits(calls_max=settings.worker_concurrency, grace_seconds=CALL_GRACE_SECONDS)
-            saga = ExecutionSaga(shell, transport, Caller(running, http).call, limits=limits, trace=telemetry.attempt)
-            telemetry.observe_saga(saga, transport)
-            workers("execution saga", lambda: saga.run(stop))
+            _execute(settings, shell, transport, caller, parts, bell, telemetry, workers, stop)
+            starting.start(shell, transport, settings.event_source, telemetry, workers, stop)
+            workers("artifact sweeper", lambda: calls.sweep_artifacts(parts.artifacts, settings.artifact_days, stop))
+        webhook_keys = webhooks.keyring(settings)
+        if settings.role in DELIVERS:
+            deliverer = webhooks.deliverer(settings, store, shell, webhook_keys)
+            telemetry.observe_webhooks(deliverer)
+            workers("webhooks", lambda: deliverer.run(stop))
         if settings.role in RELAYS:
-            relay = Relay(store, EmbeddedTransport(store))
+            relay = Relay(store, transport, name=streams.relay_name(settings), batch_max=RELAYED_TOGETHER)
             telemetry.observe_relay(relay, store)
             workers("relay", lambda: relay.run(stop))
 
         gate = await stack.enter_async_context(_gate(settings, store, issuer))
+        feed = EventFeed(store, _outside(settings).frame)
+        stack.push_async_callback(feed.close)
         reads = ReadSide(DocumentReader(store.tenant_pool), store.tenant_pool, store.platform_pool, freshness, store.last_written)
-        api = _api(settings, shell, gate, reads, telemetry)
+        api = _api(settings, shell, gate, reads, feed, telemetry, webhook_keys, parts, caller, bell)
         app = telemetry.observed(Edge(Dispatch(api), request_bytes_max=settings.request_bytes_max))
         yield Platform(settings, where, store, app, api, telemetry, issuer)
 
 
-def _in_process_modules(settings: Settings, http: HttpModules) -> dict[str, InProcessModule]:
-    own = in_process(http, sandbox=settings.sandbox_on)
+def _execute(
+    settings: Settings, shell: Shell, transport: Transport, caller: Caller, parts: calls.CallParts, bell: WorkBell,
+    telemetry: Telemetry, workers: Workers, stop: asyncio.Event,
+) -> None:  # fmt: skip
+    """The execution saga, and the check that it forgets nothing."""
+    room = max(1, settings.worker_concurrency * 7 // 8)  # no tenant keeps the last places from the others
+    limits = SagaLimits(settings.worker_concurrency, room, CALL_GRACE_SECONDS)
+    saga = ExecutionSaga(shell, transport, caller.call, limits=limits, trace=telemetry.attempt, offered=bell.ring)
+    telemetry.observe_saga(saga)
+    telemetry.observe_breakers(parts.breakers)
+    workers("execution saga", lambda: saga.run(stop))
+    stalls = StallCheck(shell)
+    telemetry.observe_stalls(stalls)
+    workers("stall check", lambda: stalls.run(stop))
+
+
+def _in_process_modules(
+    settings: Settings, http: HttpModules, ours: dict[str, InProcessModule]
+) -> dict[str, InProcessModule]:  # fmt: skip
+    own = {**in_process(http, sandbox=settings.sandbox_on), **ours}
     taken = frozenset(own) | {action.name for part in own.values() for action in part.module.actions}
     plugins = load_plugins(taken=taken)
     for broken in plugins.broken:
         log.warning("a plug-in is broken and left out", plugin=broken.name, reason=broken.reason)
-    return in_process(http, sandbox=settings.sandbox_on, plugins=plugins)
+    return {**in_process(http, sandbox=settings.sandbox_on, plugins=plugins), **ours}
 
 
 @asynccontextmanager
@@ -162,7 +209,18 @@ async def _gate(settings: Settings, store: EventStore, issuer: LocalIssuer) -> A
             await tenants.close()
 
 
-def _api(settings: Settings, shell: Shell, gate: Gate, reads: ReadSide, telemetry: Telemetry) -> FastAPI:
+def _outside(settings: Settings) -> read_api.events.Outside:
+    """How events look outside this installation: as CloudEvents from its source."""
+    return read_api.events.Outside(
+        lambda event: cloud_events.structured(Message.of(event), settings.event_source),
+        cloud_events.type_of, cloud_events.stream_of, frozenset(TOPICS) | frozenset(UPCASTERS),
+    )  # fmt: skip
+
+
+def _api(
+    settings: Settings, shell: Shell, gate: Gate, reads: ReadSide, feed: EventFeed, telemetry: Telemetry, webhook_keys: Keyring,
+    parts: calls.CallParts, caller: Caller, bell: WorkBell,
+) -> FastAPI:  # fmt: skip
     app = FastAPI(
         title="Quantum",
         version=version("quantum"),
@@ -173,21 +231,40 @@ def _api(settings: Settings, shell: Shell, gate: Gate, reads: ReadSide, telemetr
         redirect_slashes=False,
     )
     install(app)
+    pulls = pulling.reader(settings, shell.store, feed)
     routers: list[APIRouter] = []
     if settings.role in WRITES:
         routers += [
             write_api.intents.intents_router(shell, gate),
             write_api.executions.executions_router(shell, gate),
+            write_api.approvals.approvals_router(shell, gate),
+            write_api.plans.plans_router(shell, gate),
+            write_api.workflows.workflows_router(shell, gate),
             write_api.modules.modules_router(shell, gate),
             write_api.tenants.tenants_router(shell, gate),
+            *starting.writing(shell, gate),
+            *webhooks.writing(shell, gate, webhook_keys),
+            *pulling.writing(shell, gate, pulls),
+            *calls.writing(shell, parts, caller),
+            *work.writing(shell, gate, caller, bell),
         ]
     if settings.role in READS:
         routers += [
             read_api.intents.intents_router(reads, gate),
+            read_api.events.events_router(_outside(settings), gate, shell.store, feed),
+            read_api.event_types.event_types_router([one.document() for one in event_types()], gate),
             read_api.executions.executions_router(reads, gate, shell.store),
+            read_api.explanations.explanations_router(gate, shell.store),
+            read_api.resources.resources_router(reads, gate),
+            read_api.workflows.workflows_router(reads, gate),
             read_api.modules.modules_router(reads, gate, shell.builtin),
             read_api.tenants.tenants_router(reads, gate),
+            webhooks.reading(reads, gate),
+            pulling.reading(gate, shell.store, pulls),
+            *starting.reading(shell.store, gate),
+            *calls.reading(gate, parts),
         ]
+    routers.append(read_api.event_types.asyncapi_router(lambda: asyncapi_document(event_types(), version=version("quantum"))))
     routers.append(health_router({"event-store": shell.store.horizon, "tenants": lambda: _answers(shell.store)}))
     mount(app, routers)
 
@@ -205,7 +282,7 @@ async def _answers(store: EventStore) -> None:
 
 
 @asynccontextmanager
-async def _supervised(stop: asyncio.Event) -> AsyncIterator[Callable[[str, Callable[[], Awaitable[None]]], None]]:
+async def _supervised(stop: asyncio.Event) -> AsyncIterator[Workers]:
     """Starts what is given to it, and starts it again should it fail; at the end sets `stop` and waits a while for all."""
     tasks: list[asyncio.Task[None]] = []
 

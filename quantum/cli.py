@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from access.roles import Role
-from quantum import cli_projections
+from quantum import cli_bulk, cli_events, cli_projections, cli_secrets, cli_streams
 from quantum.cli_output import AsJson, DataDir, err, out, print_json, run
 from quantum.settings import ROLES, Settings, load_settings
 
@@ -28,9 +28,13 @@ _EXPECTED = {
     "event_store.migrate": ("MigrationError",),
     "event_store.records": ("StoreUnavailable", "StreamBusy"),
     "event_store.tenancy": ("UnsafeRole",),
+    "modules.key_files": ("KeyUnusable",),
+    "modules.secrets.files": ("SecretNotStorable",),
     "projections.schema": ("RebuildUnderWay",),
-    "quantum.app": ("NotInThisRelease",),
+    "quantum.cli_events": ("EventsError",),
     "quantum.cli_projections": ("ProjectionError",),
+    "quantum.cli_reach": ("PlatformError",),
+    "quantum.cli_streams": ("StreamError",),
     "quantum.databases": ("DatabaseNotReady",),
     "quantum.embedded_postgres": ("EmbeddedPostgresError",),
     "quantum.server": ("PortInUse", "ServerEnded"),
@@ -44,7 +48,11 @@ program = typer.Typer(
 )  # fmt: skip
 tenants = typer.Typer(no_args_is_help=True, help="Tenants.")
 program.add_typer(tenants, name="tenant")
+program.add_typer(cli_events.program, name="events")
+program.add_typer(cli_bulk.program, name="executions")
 program.add_typer(cli_projections.program, name="projections")
+program.add_typer(cli_secrets.program, name="secrets")
+program.add_typer(cli_streams.program, name="streams")
 
 
 def main() -> None:

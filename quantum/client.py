@@ -3,17 +3,19 @@
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlencode
 
 import httpx
 import orjson
 
-ENDING = frozenset({"execution_completed", "execution_failed", "execution_cancelled"})
+ENDING = frozenset({"execution_completed", "execution_failed", "execution_cancelled", "execution_terminated"})
 RECONNECTS_MAX = 60
 _PAUSE_SECONDS_MAX = 5.0
+_PAUSE_SECONDS_MIN = 0.1
 _SILENCE_SECONDS_MAX = 60.0
 _TRY_AGAIN = frozenset({502, 503, 504})
 
@@ -131,6 +133,28 @@ class Client:
                     raise
                 pause = min(_PAUSE_SECONDS_MAX, 0.1 * 2 ** min(failures, 10))
                 await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - spreads reconnects, no secret
+
+    async def events(
+        self, *, after: str | None = None, since: str | None = None, types: Sequence[str] = (), subject: str | None = None
+    ) -> AsyncGenerator[dict[str, Any]]:
+        """The tenant's events as CloudEvents, from the first one (or behind a token, or from a time) on, and then live, for ever.
+
+        `after="now"` leaves history out. A lost connection is taken up again, so each event comes once; its `position` is the
+        token with which another call goes on behind it. A token that has expired ends it with `QuantumError` (401).
+        """
+        given = {"after": after, "since": since, "types": ",".join(types), "subject": subject}
+        if after == "now":  # fixed here, so that a connection lost before the first event does not lose what came meanwhile
+            page = await self.get("/api/v1/events", params={"after": after, "limit": 1})
+            given["after"] = page["next"]
+        query = urlencode({name: value for name, value in given.items() if value})
+        path = f"/api/v1/events?{query}" if query else "/api/v1/events"
+        last_event_id = None
+        while True:
+            async with aclosing(self.stream(path, last_event_id=last_event_id)) as events:
+                async for event in events:
+                    last_event_id = event["position"]
+                    yield event
+            await asyncio.sleep(_PAUSE_SECONDS_MIN)  # the platform has ended a stream without an event on it
 
     async def _connection(self, path: str, last_event_id: str | None) -> AsyncGenerator[tuple[str | None, dict[str, Any]]]:
         headers = {"Accept": "text/event-stream"}

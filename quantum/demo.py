@@ -22,6 +22,7 @@ from rich.text import Text
 
 from domain import execution
 from domain.documents import execution_document
+from domain.execution_events import ExecutionEvent
 from domain.values import ExecutionId, TenantId, execution_stream
 from quantum.app import Platform
 from quantum.client import Client, QuantumError, Response
@@ -186,7 +187,7 @@ class _Story:
         recorded = await platform.store.read_stream(tenant, execution_stream(ExecutionId(execution_id)))
         state = None
         for event in recorded:
-            state = execution.evolve(state, cast("execution.ExecutionEvent", event.event))
+            state = execution.evolve(state, cast("ExecutionEvent", event.event))
             self._fact(f"version {event.version}  position {event.position}  {event.topic}  by {event.metadata.actor}")
         if state is None:
             raise DemoFailed("The log has no event of the execution.")

@@ -11,6 +11,7 @@ import structlog
 from opentelemetry import trace
 from starlette.types import Scope
 
+from modules.secrets.redaction import hide_in_log
 from quantum.settings import Settings
 
 request_scope: ContextVar[Scope | None] = ContextVar("request_scope", default=None)
@@ -34,6 +35,7 @@ def configure_logging(settings: Settings) -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
+        hide_in_log,
     ]
     structlog.configure(
         processors=[*shared, renderer],

@@ -12,8 +12,10 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "QUANTUM_"
-ROLES = ("all", "write-api", "read-api", "worker", "projector", "relay", "saga")
+ROLES = ("all", "write-api", "read-api", "worker", "projector", "relay", "saga", "webhooks")
+StepCommand = Literal["start-execution", "cancel-execution", "signal-execution", "create-intent", "deprecate-intent"]
 _TEST_PREFIX = PREFIX + "TEST_"
+_SECRET_PREFIX = PREFIX + "SECRET_"  # tenants' secrets, see docs/secrets.md
 _URL_SCHEMES = {
     "database_url": ("postgresql", "postgres"),
     "database_platform_url": ("postgresql", "postgres"),
@@ -21,6 +23,8 @@ _URL_SCHEMES = {
     "database_direct_url": ("postgresql", "postgres"),
     "redis_url": ("redis", "rediss", "unix"),
     "auth_jwks_url": ("https", "http"),
+    "key_vault_url": ("https",),
+    "public_url": ("https", "http"),
 }
 
 
@@ -60,13 +64,54 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", min_length=1, description="Address the APIs listen on")
     port: int = Field(8000, ge=0, le=65_535, description="Port the APIs listen on; 0 takes a free one")
-    role: Literal["all", "write-api", "read-api", "worker", "projector", "relay", "saga"] = Field(
+    role: Literal["all", "write-api", "read-api", "worker", "projector", "relay", "saga", "webhooks"] = Field(
         "all", description="Which part of the platform this process is: " + ", ".join(f"`{role}`" for role in ROLES)
     )
 
     stream: Literal["embedded", "event-hubs", "kafka"] = Field("embedded", description="`embedded`, `event-hubs` or `kafka`")
     event_hubs_connection: SecretStr | None = Field(None, description="Connection string of the event hub")
+    event_hubs_namespace: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9.-]+$",
+        description="Instead: host of the namespace, `….servicebus.windows.net`, where this process has an identity of Entra ID",
+    )  # fmt: skip
+    event_hubs_name: str | None = Field(
+        None, min_length=1, description="Name of the event hub, where no connection string says it"
+    )
+    event_hubs_checkpoints: Literal["postgres", "blob"] = Field(
+        "postgres", description="Where consumers of the event hub note how far they are: `postgres` or `blob`"
+    )
+    event_hubs_blob_connection: SecretStr | None = Field(
+        None, description="Azure Blob Storage for those notes: a connection string, or an `https://` address"
+    )
+    event_hubs_blob_container: str = Field(
+        "quantum-checkpoints", min_length=3, max_length=63, description="Container of those notes, made where it is missing"
+    )
+    event_hubs_message_bytes_max: int = Field(
+        900_000, ge=1_024, le=20_971_520, description="Larger events are sent as a reference to the log"
+    )
     kafka_bootstrap: str | None = Field(None, description="Kafka's bootstrap servers, `host:port` with commas between")
+    kafka_topic: str = Field(
+        "quantum.events", pattern=r"^[A-Za-z0-9._-]{1,200}$", description="The topic that the log is published to"
+    )
+    kafka_topic_partitions: int = Field(
+        12, ge=0, le=10_000, description="Partitions of the topic where it has to be made; 0: never"
+    )
+    kafka_record_bytes_max: int = Field(
+        900_000, ge=1_024, le=104_857_600, description="Larger events are sent as a reference to the log"
+    )
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="`PLAINTEXT`, `SSL`, `SASL_PLAINTEXT` or `SASL_SSL`"
+    )
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "PLAIN", description="`PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`"
+    )
+    kafka_sasl_username: str | None = Field(None, description="User; `$ConnectionString` at the Kafka endpoint of Event Hubs")
+    kafka_sasl_password: SecretStr | None = Field(None, description="Password; the connection string at that endpoint")
+    kafka_ca_file: Path | None = Field(None, description="Authority of the brokers' certificates, as PEM. Unset: the system's")
+    event_source: str = Field(
+        "/quantum", min_length=1, max_length=200, pattern=r"^[!-~]+$",
+        description="Where events say they come from, such as `quantum://production`: the `source` of its CloudEvents",
+    )  # fmt: skip
     redis_url: SecretStr | None = Field(None, description="Redis for what processes share: rate limits, caches")
 
     auth_issuer: str | None = Field(None, description="Issuer of the tokens to trust. Unset: the local issuer")
@@ -82,6 +127,10 @@ class Settings(BaseSettings):
         (), description="Targets no intent may name, with commas between"
     )
 
+    step_commands: Annotated[tuple[StepCommand, ...], NoDecode] = Field(
+        ("start-execution", "cancel-execution", "signal-execution"),
+        description="Commands that steps may give, with commas between; also `create-intent`, `deprecate-intent`; `none`",
+    )
     sandbox: bool | None = Field(
         None, description="The sandbox module, whose actions change nothing. Unset: on with embedded PostgreSQL, else off"
     )
@@ -89,8 +138,28 @@ class Settings(BaseSettings):
         None,
         description="Modules at private and loopback addresses may be reached. Unset: on with embedded PostgreSQL, else off",
     )
+    public_url: str | None = Field(
+        None, description="How modules reach this platform, to answer later. Unset: `http://` with host and port"
+    )
+    callback_key: SecretStr | None = Field(
+        None, description="Key of the addresses for callbacks: 32 bytes in base64, commas between several. Unset: a file"
+    )
+    artifact_connection: SecretStr | None = Field(
+        None, description="Azure Blob Storage for artifacts: a connection string, or an `https://` address. Unset: files"
+    )
+    artifact_container: str = Field("quantum-artifacts", min_length=3, max_length=63, description="Container of the artifacts")
+    artifact_bytes_max: int = Field(16_777_216, ge=262_144, le=1_073_741_824, description="Largest result of a step")
+    artifact_tenant_bytes_max: int = Field(10_737_418_240, ge=262_144, description="Bytes of a tenant's artifacts together")
+    artifact_days: float = Field(30, gt=0, le=36_500, description="Days that an artifact is kept after it was last stored")
+    secrets_key: SecretStr | None = Field(
+        None, description="Key of the stored secrets: 32 bytes in base64, commas between several. Unset: a file beside them"
+    )
+    key_vault_url: str | None = Field(None, description="Azure Key Vault to ask for secrets, `https://….vault.azure.net`")
     worker_concurrency: int = Field(32, ge=1, le=10_000, description="Steps one process carries out at a time")
     projector_batch_events: int = Field(1_000, ge=1, le=10_000, description="Events a projection takes into one transaction")
+    webhook_concurrency: int = Field(256, ge=2, le=10_000, description="Webhooks one process has under way at a time")
+    webhook_timeout_seconds: float = Field(15, gt=0, le=120, description="What a receiver of a webhook gets to answer")
+    webhook_log_days: float = Field(7, gt=0, le=365, description="How long the log of webhook deliveries is kept")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="`debug`, `info`, `warning` or `error`")
     log_format: Literal["json", "console"] = Field("json", description="`json` or `console`")
 
@@ -114,10 +183,20 @@ class Settings(BaseSettings):
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
-    @field_validator("log_level", "log_format", "stream", "role", mode="before")
+    @field_validator("step_commands", mode="before")
+    @classmethod
+    def _step_commands(cls, value: Any) -> Any:
+        return () if value == "none" else cls._split(value)
+
+    @field_validator("log_level", "log_format", "stream", "role", "event_hubs_checkpoints", mode="before")
     @classmethod
     def _lower(cls, value: Any) -> Any:
         return value.lower() if isinstance(value, str) else value
+
+    @field_validator("kafka_security_protocol", "kafka_sasl_mechanism", mode="before")
+    @classmethod
+    def _upper(cls, value: Any) -> Any:
+        return value.upper() if isinstance(value, str) else value
 
     @field_validator("data_dir")
     @classmethod
@@ -126,7 +205,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
-        faults = [*self._wrong_urls(), *self._lonely_settings()]
+        faults = [*self._wrong_urls(), *self._lonely_settings(), *self._kafka_faults(), *self._event_hubs_faults()]
         if faults:
             raise _Contradictions(faults)
         return self
@@ -151,13 +230,42 @@ class Settings(BaseSettings):
         for name in ("database_platform_url", "database_owner_url", "database_direct_url"):
             if self.database_url is None and getattr(self, name) is not None:
                 faults.append(f"{variable(name)} is set but QUANTUM_DATABASE_URL is not: set both, or neither.")
-        if self.stream == "event-hubs" and self.event_hubs_connection is None:
-            faults.append("QUANTUM_EVENT_HUBS_CONNECTION is missing: QUANTUM_STREAM=event-hubs needs the connection string.")
         if self.stream == "kafka" and self.kafka_bootstrap is None:
             faults.append("QUANTUM_KAFKA_BOOTSTRAP is missing: QUANTUM_STREAM=kafka needs the bootstrap servers.")
         if (self.auth_issuer is None) != (self.auth_jwks_url is None):
             missing, present = ("auth_issuer", "auth_jwks_url") if self.auth_issuer is None else ("auth_jwks_url", "auth_issuer")
             faults.append(f"{variable(missing)} is missing: {variable(present)} is of use only together with it.")
+        return faults
+
+    def _kafka_faults(self) -> list[str]:
+        faults = []
+        protocol = self.kafka_security_protocol
+        for name in ("kafka_sasl_username", "kafka_sasl_password"):
+            is_set = getattr(self, name) is not None
+            if protocol.startswith("SASL") and not is_set:
+                faults.append(f"{variable(name)} is missing: QUANTUM_KAFKA_SECURITY_PROTOCOL={protocol} needs it.")
+            if is_set and not protocol.startswith("SASL"):
+                faults.append(f"{variable(name)} is of use only with QUANTUM_KAFKA_SECURITY_PROTOCOL=SASL_SSL or SASL_PLAINTEXT.")
+        if self.kafka_ca_file is not None and not self.kafka_ca_file.is_file():
+            faults.append(f"QUANTUM_KAFKA_CA_FILE should be a file, and {str(self.kafka_ca_file)!r} is none.")
+        return faults
+
+    def _event_hubs_faults(self) -> list[str]:
+        faults = []
+        connection = self.event_hubs_connection
+        if self.stream == "event-hubs" and connection is None and self.event_hubs_namespace is None:
+            faults.append(
+                "QUANTUM_EVENT_HUBS_CONNECTION is missing: QUANTUM_STREAM=event-hubs needs the connection string, or "
+                "QUANTUM_EVENT_HUBS_NAMESPACE."
+            )
+        if connection is not None and self.event_hubs_namespace is not None:
+            faults.append("QUANTUM_EVENT_HUBS_NAMESPACE and QUANTUM_EVENT_HUBS_CONNECTION say the same: set one of them.")
+        is_named = connection is not None and "EntityPath=" in connection.get_secret_value()
+        is_there = connection is not None or self.event_hubs_namespace is not None
+        if self.stream == "event-hubs" and is_there and self.event_hubs_name is None and not is_named:
+            faults.append("QUANTUM_EVENT_HUBS_NAME is missing: nothing else says the event hub's name.")
+        if self.event_hubs_checkpoints == "blob" and self.event_hubs_blob_connection is None:
+            faults.append("QUANTUM_EVENT_HUBS_BLOB_CONNECTION is missing: QUANTUM_EVENT_HUBS_CHECKPOINTS=blob needs it.")
         return faults
 
 
@@ -195,7 +303,8 @@ def _unknown_variables() -> list[str]:
     known = [variable(name) for name in Settings.model_fields]
     faults = []
     for name in sorted(os.environ):
-        if name.upper().startswith(PREFIX) and name.upper() not in known and not name.upper().startswith(_TEST_PREFIX):
+        is_secret = name.upper().startswith(_SECRET_PREFIX) and "__" in name
+        if name.upper().startswith(PREFIX) and not (name.upper() in known or is_secret or name.upper().startswith(_TEST_PREFIX)):
             close = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.7)
             faults.append(f"{name} is not a setting{f': did you mean {close[0]}?' if close else '; the README lists them all.'}")
     return faults

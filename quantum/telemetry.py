@@ -30,17 +30,22 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from event_store.records import RecordedEvent
 from event_store.store import EventStore
+from modules.breaker import Breakers
 from projections.runner import ProjectionRunner
 from quantum.logs import log_request, request_scope
 from sagas.execution import ExecutionSaga
-from streaming.embedded import EmbeddedTransport
+from sagas.schedules import ScheduleSaga
+from sagas.stalls import StallCheck
+from sagas.triggers import TriggerSaga
+from streaming.delivery import Statistics as StreamStatistics
 from streaming.relay import Relay
+from streaming.webhooks.dispatcher import Dispatcher
 
 _EXPORT_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _SPANS_A_BATCH_MAX = 200
-_UNTRACED = "^[a-z]+://[^/]+/(health/|metrics$)"
+_UNTRACED = "^[a-z]+://[^/]+/(health/|metrics$|api/v1/callbacks/)"
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _TOLD_IN_LOGS = ("tenant", "correlation_id", "execution", "step")
 _propagator = TraceContextTextMapPropagator()
@@ -154,8 +159,8 @@ class Telemetry:
             for name, statistics in runner.statistics.items():
                 statistics.observe_batch = self._projected(name)
 
-    def observe_saga(self, saga: ExecutionSaga, transport: EmbeddedTransport) -> None:
-        """Reactions, module calls, and what the stream delivered."""
+    def observe_saga(self, saga: ExecutionSaga) -> None:
+        """Reactions, and module calls."""
         statistics = saga.statistics
         calls = self._meter.create_histogram("quantum.saga.call.duration", unit="s", description="Calls of modules")
         statistics.observe_call = lambda module, outcome, seconds: calls.record(
@@ -165,10 +170,53 @@ class Telemetry:
         self._counter("quantum.saga.recorded", "Outcomes recorded", lambda: statistics.recorded)
         self._counter("quantum.saga.too_late", "Outcomes that came too late", lambda: statistics.too_late)
         self._counter("quantum.saga.postponed", "Attempts put off because recording failed", lambda: statistics.postponed)
-        self._counter("quantum.stream.delivered", "Messages delivered to consumers", lambda: transport.statistics.delivered)
         self._meter.create_observable_gauge(
             "quantum.saga.running", [lambda _options: [Observation(saga.running)]], description="Calls under way"
         )
+
+    def observe_stalls(self, check: StallCheck) -> None:
+        """Executions looked at, and those that nothing would have woken: the second is to stay 0."""
+        statistics = check.statistics
+        self._counter("quantum.saga.checked", "Executions held against what would wake them", lambda: statistics.checked)
+        self._counter("quantum.saga.stalled", "Executions that nothing would have woken", lambda: statistics.stalled)
+
+    def observe_breakers(self, breakers: Breakers) -> None:
+        """How many circuit breakers of this process are in which state."""
+
+        def states(_options: CallbackOptions) -> list[Observation]:
+            return [Observation(count, {"state": state}) for state, count in breakers.states().items()]
+
+        self._meter.create_observable_gauge("quantum.modules.breakers", [states], description="Circuit breakers of modules")
+
+    def observe_starting(self, schedules: ScheduleSaga, triggers: TriggerSaga) -> None:
+        """Executions that started by themselves, and those that were to and did not."""
+        times, events = schedules.statistics, triggers.statistics
+        self._counter("quantum.schedules.started", "Executions started at their time", lambda: times.started)
+        self._counter("quantum.schedules.refused", "Times at which the start was refused", lambda: times.refused)
+        self._counter("quantum.schedules.passed_over", "Times at which the last run was under way", lambda: times.passed_over)
+        self._counter("quantum.triggers.started", "Executions started upon an event", lambda: events.started)
+        self._counter("quantum.triggers.refused", "Events whose start was refused", lambda: events.refused)
+
+    def observe_webhooks(self, deliverer: Dispatcher) -> None:
+        """Deliveries and how long receivers took, over all subscriptions."""
+        statistics = deliverer.statistics
+        attempts = self._meter.create_histogram("quantum.webhooks.attempt.duration", unit="s", description="Webhook requests")
+        statistics.observe_attempt = lambda outcome, seconds: attempts.record(seconds, {"outcome": outcome})
+        self._counter("quantum.webhooks.delivered", "Webhooks that were taken", lambda: statistics.delivered)
+        self._counter("quantum.webhooks.failures", "Attempts that failed", lambda: statistics.failed_attempts)
+        self._counter("quantum.webhooks.given_up", "Deliveries given up for good", lambda: statistics.given_up)
+        self._counter("quantum.webhooks.disabled", "Subscriptions given up", lambda: statistics.disabled)
+        gauge = self._meter.create_observable_gauge
+        gauge("quantum.webhooks.subscriptions", [lambda _: [Observation(statistics.lanes)]], description="Those of this process")
+        gauge("quantum.webhooks.behind", [lambda _: [Observation(statistics.behind)]], description="Those that read history")
+        gauge("quantum.webhooks.running", [lambda _: [Observation(deliverer.in_flight)]], description="Requests under way")
+
+    def observe_stream(self, statistics: StreamStatistics) -> None:
+        """What became of the messages of the stream."""
+        self._counter("quantum.stream.delivered", "Messages delivered to consumers", lambda: statistics.delivered)
+        self._counter("quantum.stream.dead_letters", "Messages passed over", lambda: statistics.dead_letters)
+        self._counter("quantum.stream.redriven", "Dead letters dealt with after all", lambda: statistics.redriven)
+        self._counter("quantum.stream.unreadable", "Records that are no events of ours", lambda: statistics.unreadable)
 
     def observe_relay(self, relay: Relay, store: EventStore) -> None:
         """How far the relay is behind the log, as this process knows both."""

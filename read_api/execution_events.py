@@ -9,13 +9,14 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import fields
+from datetime import datetime
 from typing import Any, Final
 
 import orjson
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from domain import execution
+from domain import execution_events
 from domain.documents import timestamp
 from domain.values import ExecutionId, TenantId, execution_stream
 from event_store.records import RecordedEvent, StoreUnavailable
@@ -25,19 +26,39 @@ from event_store.tokens import encode_token
 HEARTBEAT_SECONDS: Final = 15.0
 PAGE_EVENTS_MAX: Final = 500
 TYPES: Final[Mapping[type[Any], str]] = {
-    execution.ExecutionStarted: "execution_started",
-    execution.StepStarted: "step_started",
-    execution.StepRetrying: "step_retrying",
-    execution.StepCompleted: "step_completed",
-    execution.StepFailed: "step_failed",
-    execution.ExecutionCompleted: "execution_completed",
-    execution.ExecutionFailed: "execution_failed",
-    execution.ExecutionCancelled: "execution_cancelled",
-    execution.ExecutionPaused: "execution_paused",
-    execution.ExecutionResumed: "execution_resumed",
-    execution.ExecutionRetried: "execution_retried",
+    execution_events.ExecutionStarted: "execution_started",
+    execution_events.StepStarted: "step_started",
+    execution_events.StepRetrying: "step_retrying",
+    execution_events.StepCompleted: "step_completed",
+    execution_events.StepFailed: "step_failed",
+    execution_events.ExecutionCompleted: "execution_completed",
+    execution_events.ExecutionFailed: "execution_failed",
+    execution_events.ExecutionCancelled: "execution_cancelled",
+    execution_events.ExecutionPaused: "execution_paused",
+    execution_events.ExecutionResumed: "execution_resumed",
+    execution_events.ExecutionRetried: "execution_retried",
+    execution_events.StepSkipped: "step_skipped",
+    execution_events.StepWaiting: "step_waiting",
+    execution_events.StepApproved: "step_approved",
+    execution_events.StepRejected: "step_rejected",
+    execution_events.StepExpanded: "step_expanded",
+    execution_events.StepFallingBack: "step_falling_back",
+    execution_events.StepCancelled: "step_cancelled",
+    execution_events.StepCompensated: "step_compensated",
+    execution_events.SignalReceived: "signal_received",
+    execution_events.ResourceProvisioned: "resource_provisioned",
+    execution_events.ResourceReleased: "resource_released",
+    execution_events.CancellationRequested: "cancellation_requested",
+    execution_events.CompensationStarted: "compensation_started",
+    execution_events.CompensationFailed: "compensation_failed",
+    execution_events.ExecutionFailing: "execution_failing",
+    execution_events.ExecutionTerminated: "execution_terminated",
+    execution_events.ExecutionRerun: "execution_rerun",
+    execution_events.ExecutionStalled: "execution_stalled",
 }
-_ENDS: Final = (execution.ExecutionCompleted, execution.ExecutionFailed, execution.ExecutionCancelled)
+_INTERNAL: Final = frozenset({"options", "limits"})
+_FIELDS: Final = {kind: tuple(field.name for field in fields(kind) if field.name not in _INTERNAL) for kind in TYPES}
+_OPTIONS: Final = ("priority", "business_key", "deadline_at", "parent", "started_by")
 # After a wake-up that brought nothing for this execution, the next look comes later, up to the longest pause: the log of a busy
 # platform grows all the time, and each stream would ask the database each time.
 _PAUSE_SECONDS_MIN: Final = 0.01
@@ -48,24 +69,24 @@ _POLL_SECONDS: Final = 1.0
 def document(event: Any) -> dict[str, Any]:
     """An execution's event: its type and the keys that apply to it."""
     found: dict[str, Any] = {"type": TYPES[type(event)]}
-    for field in fields(event):
-        value = getattr(event, field.name)
-        if field.name in ("at", "due_at"):
-            value = timestamp(value)
-        elif field.name == "steps" and isinstance(event, execution.ExecutionStarted):
-            value = [step.id for step in event.steps]
-        found[field.name] = value
+    for name in _FIELDS[type(event)]:
+        value = getattr(event, name)
+        found[name] = timestamp(value) if isinstance(value, datetime) else value
+    if isinstance(event, execution_events.ExecutionStarted):
+        found["steps"] = [step.id for step in event.steps]
+        if event.options is not None:
+            found |= {name: getattr(event.options, name) for name in _OPTIONS}
     return found
 
 
 def as_json(recorded: RecordedEvent) -> bytes:
     """The document as it goes into lists and streams."""
-    return orjson.dumps(document(recorded.event))
+    return orjson.dumps(document(recorded.event), option=orjson.OPT_UTC_Z)
 
 
 def is_end(recorded: RecordedEvent) -> bool:
     """True for an event that ends the execution; a retry may still follow."""
-    return isinstance(recorded.event, _ENDS)
+    return isinstance(recorded.event, execution_events.ENDS)
 
 
 class ExecutionStream(Response):

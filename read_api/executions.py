@@ -3,7 +3,7 @@
 
 import re
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -13,10 +13,11 @@ from access.gate import Gate
 from access.http import documents
 from access.http.operations import Answer
 from access.http.problems import Problem, unavailable
-from access.http.queries import CURSOR, LIMIT, LIMIT_DEFAULT, Parameter, choice, page, parse, text
+from access.http.queries import CURSOR, LIMIT, LIMIT_DEFAULT, Parameter, choice, flag, page, parse, text
 from access.http.routing import GuardedRoutes
 from access.principal import Access
 from access.roles import EXECUTIONS_READ
+from domain.execution import ExecutionStatus
 from domain.values import ExecutionId, execution_stream
 from event_store.records import RecordedEvent
 from event_store.store import EventStore
@@ -44,9 +45,11 @@ def _time(value: str) -> datetime:
 
 _TIME_SCHEMA: Final = {"type": "string", "format": "date-time"}
 _FILTERS: Final = (
-    choice("status", "Only executions in this status.", ("running", "paused", "completed", "failed", "cancelled")),
+    choice("status", "Only executions in this status.", get_args(ExecutionStatus)),
     text("intent_id", "Only executions of this intent."),
     text("intent_name", "Only executions of intents that had this name."),
+    text("business_key", "Only executions that were started for this key."),
+    flag("needs_attention", "Only executions of which something that was to be undone was not, or only the others."),
     Parameter("started_after", "Only executions that started after this time.", _TIME_SCHEMA, _time),
     Parameter("started_before", "Only executions that started before this time.", _TIME_SCHEMA, _time),
     LIMIT,

@@ -4,30 +4,39 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
 
 from commands.execution import CompleteStep, FailStep
-from commands.handle import Envelope, Shell, actions_of, handle
+from commands.expressions import ExpressionFailed, compile_value, evaluate
+from commands.handle import Shell, actions_of
+from commands.progress import work_of
+from commands.scope import scope_of
 from domain import execution
-from domain.execution import ENDED, Execution, PlannedStep
+from domain.execution import ENDED, Execution
 from domain.module import Module
-from domain.refusals import ExecutionHasEnded, NotFound, StepNotRunning
+from domain.plan import Work
 from domain.values import ExecutionId, StepId, TenantId, execution_stream
-from event_store.records import StoreUnavailable, StreamBusy
-from modules.contract import Invocation, ModuleError
+from modules.contract import Deferred, Invocation, ModuleError
 from modules.results import storable_error
-from sagas.dispatches import Dispatch
+from sagas.clock import Clock, now
+from sagas.dispatches import Dispatch, Later, Offer
+from sagas.outcomes import Outcomes
 
 ACTOR = "saga:execution"
-_BACK_OFF_SECONDS = 0.1
-_BACK_OFF_SECONDS_MAX = 2.0
+_AGAIN_SECONDS_MAX = 3_600.0
+LEASE_SECONDS_DEFAULT = 30.0
+FETCH_SECONDS_MAX = 86_400.0
+"""How long work is offered to a module's workers where the step does not say: nothing waits for ever for nobody."""
 
 Call = Callable[[Module, Invocation], Awaitable[Any]]
-"""How a module is called: `modules.catalogue.Caller.call`. Raises `ModuleError`."""
+"""How a module is called: `modules.catalogue.Caller.call`. A result, or `Deferred`; raises `ModuleError`."""
+
+Prepare = Callable[[Module, Invocation], Awaitable[Invocation]]
+"""What goes to a module that fetches its work: `modules.catalogue.Caller.prepared`. Raises `ModuleError`."""
 
 Trace = Callable[[str, str | None, Mapping[str, str]], AbstractContextManager[str | None]]
 """(name, traceparent of the cause, attributes) -> a span around what follows, whose traceparent is handed on."""
@@ -58,113 +67,182 @@ class Statistics:
 class Attempts:
     """Makes attempts. Whoever calls `make` twice for one dispatch calls the module twice, and records once."""
 
-    def __init__(self, shell: Shell, call: Call, statistics: Statistics, trace: Trace = untraced) -> None:
-        self._shell, self._call, self._trace = shell, call, trace
+    def __init__(self, shell: Shell, call: Call, statistics: Statistics, trace: Trace = untraced, clock: Clock = now) -> None:
+        self._shell, self._call, self._trace, self._clock = shell, call, trace, clock
         self._statistics = statistics
+        self._outcomes = Outcomes(shell)
 
-    async def make(self, dispatch: Dispatch) -> None:
-        """Calls the module and records the outcome. Returns when the attempt is over, also when its answer came too late.
+    async def make(self, dispatch: Dispatch) -> Later | None:
+        """Calls the module and records the outcome. None when the attempt is over, also when its answer came too late; else how
+        it goes on: the module answers by callback, or its workers fetch the work.
 
         Raises whatever keeps the outcome from being recorded for good; then the attempt can be made again.
         """
         state = await self._execution(dispatch)
-        step = state.step(dispatch.step) if state is not None else None
-        if state is None or step is None or _is_over(state, dispatch):
+        if state is None or state.step(dispatch.step) is None or is_over(state, dispatch.step, dispatch.attempt):
             self._statistics.too_late += 1
-            return
+            return None
+        work = work_of(state, dispatch.step)
         attributes = {
             "quantum.tenant": dispatch.tenant_id, "quantum.execution": dispatch.execution_id, "quantum.step": dispatch.step,
-            "quantum.module": step.module, "quantum.action": step.action, "quantum.attempt": str(dispatch.attempt),
+            "quantum.module": work.module, "quantum.action": work.action, "quantum.attempt": str(dispatch.attempt),
             "quantum.correlation_id": dispatch.correlation_id,
         }  # fmt: skip
-        with self._trace(f"module {step.action}", dispatch.traceparent, attributes) as traceparent:
-            command = await self._outcome(dispatch, state, step, traceparent)
-            await self._record(dispatch, command, traceparent)
+        with self._trace(f"module {work.action}", dispatch.traceparent, attributes) as traceparent:
+            outcome = await self._outcome(dispatch, state, work, traceparent)
+            if isinstance(outcome, Later):
+                return outcome
+            await self._record(dispatch, outcome, traceparent)
+        return None
 
-    async def _execution(self, dispatch: Dispatch) -> Execution | None:
-        """The execution with its plan; a cached one is good enough, because the plan never changes."""
+    async def expire(self, dispatch: Dispatch) -> None:
+        """What was to come later has not come in time: a callback, a worker's answer, or a worker that fetches the work."""
+        if dispatch.kind == "pull" and dispatch.queue_by is not None:
+            error = {"code": "queue-timeout", "message": "No worker fetched the attempt in time."}
+            await self._record(dispatch, self._failed(dispatch, error, retryable=False), dispatch.traceparent)
+            return
+        error = {"code": "timeout", "message": "The module took the work on and did not say in time what came of it."}
+        await self._record(dispatch, self._failed(dispatch, error, retryable=True), dispatch.traceparent)
+
+    async def handed_out(self, dispatch: Dispatch, prepare: Prepare) -> Invocation | None:
+        """What a worker gets that has fetched the attempt, until `dispatch.due_at`; None where nobody wants it any more, or
+        where it cannot be made: then that is recorded. Raises as `make`.
+        """
+        state = await self._execution(dispatch, is_fresh=True)
+        if state is None or state.step(dispatch.step) is None or is_over(state, dispatch.step, dispatch.attempt):
+            self._statistics.too_late += 1
+            return None
+        work = work_of(state, dispatch.step)
+        try:
+            invocation = _invocation(dispatch, state, work, dispatch.traceparent, self._clock())
+            module = await self._module(work, TenantId(dispatch.tenant_id))
+            return await prepare(module, replace(invocation, deadline=dispatch.due_at))
+        except ModuleError as error:
+            await self._record(dispatch, self._failed_with(dispatch, error), dispatch.traceparent)
+            return None
+
+    async def _execution(self, dispatch: Dispatch, *, is_fresh: bool = False) -> Execution | None:
+        """The execution; a cached one is good enough once it knows of this attempt, for then it knows all the attempt needs."""
         tenant, stream = TenantId(dispatch.tenant_id), execution_stream(ExecutionId(dispatch.execution_id))
-        known = self._shell.store.states.cached(tenant, stream)
-        if known is None or known.state is None:
+        known = None if is_fresh else self._shell.store.states.cached(tenant, stream)
+        if known is None or known.state is None or _is_behind(known.state, dispatch):
             known = await self._shell.store.load(tenant, stream, execution.evolve)
         return known.state
 
     async def _outcome(
-        self, dispatch: Dispatch, state: Execution, step: PlannedStep, traceparent: str | None
-    ) -> CompleteStep | FailStep:
+        self, dispatch: Dispatch, state: Execution, work: Work, traceparent: str | None
+    ) -> CompleteStep | FailStep | Later:
         loop = asyncio.get_running_loop()
         began = loop.time()
         self._statistics.calls += 1
-        execution_id, step_id, attempt = ExecutionId(dispatch.execution_id), step.id, dispatch.attempt
-        command: CompleteStep | FailStep
+        result: CompleteStep | FailStep | Later
         try:
-            invocation = _invocation(dispatch, state, step, traceparent)
-            result = await self._called(step, invocation, TenantId(dispatch.tenant_id))
-            outcome = "completed"
-            command = CompleteStep(
-                execution_id=execution_id, step=step_id, attempt=attempt, result=result, at=datetime.now(UTC)
-            )  # fmt: skip
+            module = await self._module(work, TenantId(dispatch.tenant_id))
+            if module.transport.kind == "pull":
+                return _offered(dispatch, state, work, self._clock())
+            invocation = _invocation(dispatch, state, work, traceparent, self._clock())
+            answer = await self._called(module, work, invocation)
+            if isinstance(answer, Deferred):
+                outcome, result = "deferred", Later("callback", invocation.deadline)
+            else:
+                outcome = "completed"
+                result = CompleteStep(
+                    execution_id=ExecutionId(dispatch.execution_id), step=StepId(dispatch.step), attempt=dispatch.attempt,
+                    result=answer, at=self._clock(),
+                )  # fmt: skip
         except ModuleError as error:
             outcome = error.code
-            command = FailStep(
-                execution_id=execution_id, step=step_id, attempt=attempt, error=storable_error(error),
-                retryable=error.retryable, at=datetime.now(UTC),
-            )  # fmt: skip
-        self._statistics.observe_call(step.module, outcome, loop.time() - began)
-        return command
+            result = self._failed_with(dispatch, error)
+        self._statistics.observe_call(work.module, outcome, loop.time() - began)
+        return result
 
-    async def _called(self, step: PlannedStep, invocation: Invocation, tenant_id: TenantId) -> Any:
-        module = self._shell.builtin.by_name.get(step.module)
+    def _failed_with(self, dispatch: Dispatch, error: ModuleError) -> FailStep:
+        return self._failed(
+            dispatch, storable_error(error), retryable=error.retryable, counts=error.counts, again_seconds=_again_seconds(error)
+        )  # fmt: skip
+
+    def _failed(
+        self, dispatch: Dispatch, error: dict[str, Any], *, retryable: bool, counts: bool = True, again_seconds: float = 1.0
+    ) -> FailStep:
+        return FailStep(
+            execution_id=ExecutionId(dispatch.execution_id), step=StepId(dispatch.step), attempt=dispatch.attempt, error=error,
+            retryable=retryable, counts=counts, again_seconds=again_seconds, at=self._clock(),
+        )  # fmt: skip
+
+    async def _module(self, work: Work, tenant_id: TenantId) -> Module:
+        module = self._shell.builtin.by_name.get(work.module)
         if module is None:
-            module = (await actions_of(self._shell, tenant_id)).by_name.get(step.module)
+            module = (await actions_of(self._shell, tenant_id)).by_name.get(work.module)
         if module is None:
-            message = f"The module {step.module!r} is not registered any more. Register it again, then retry the execution."
+            message = f"The module {work.module!r} is not registered any more. Register it again, then retry the execution."
             raise ModuleError("module-unavailable", message)
+        return module
+
+    async def _called(self, module: Module, work: Work, invocation: Invocation) -> Any:
         try:
-            async with asyncio.timeout(step.timeout_seconds) as limit:
+            async with asyncio.timeout(work.timeout_seconds) as limit:
                 return await self._call(module, invocation)
         except TimeoutError as fault:
             if not limit.expired():
-                raise ModuleError("module-crashed", f"The module {step.module!r} gave up waiting for something.") from fault
-            message = f"The module {step.module!r} did not answer within {step.timeout_seconds:g} seconds."
+                raise ModuleError("module-crashed", f"The module {work.module!r} gave up waiting for something.") from fault
+            message = f"The module {work.module!r} did not answer within {work.timeout_seconds:g} seconds."
             raise ModuleError("timeout", message) from fault
 
     async def _record(self, dispatch: Dispatch, command: CompleteStep | FailStep, traceparent: str | None) -> None:
-        envelope = Envelope(
-            TenantId(dispatch.tenant_id), dispatch.command_id, ACTOR, dispatch.correlation_id,
-            causation_id=str(dispatch.event_id), traceparent=traceparent,
-        )  # fmt: skip
-        back_off = _BACK_OFF_SECONDS
-        while True:
-            try:
-                outcome = await handle(self._shell, command, envelope)
-            except (StepNotRunning, ExecutionHasEnded, NotFound):
-                self._statistics.too_late += 1
-                return
-            except (StreamBusy, StoreUnavailable) as fault:
-                log.warning("an outcome could not be recorded yet", step=dispatch.step, fault=str(fault), seconds=back_off)
-                await asyncio.sleep(back_off)
-                back_off = min(back_off * 2, _BACK_OFF_SECONDS_MAX)
-                continue
-            if outcome.replayed:
-                self._statistics.repeated += 1
-            else:
+        match await self._outcomes.record(dispatch, command, traceparent):
+            case True:
                 self._statistics.recorded += 1
-            return
+            case False:
+                self._statistics.repeated += 1
+            case None:
+                self._statistics.too_late += 1
 
 
-def _is_over(state: Execution, dispatch: Dispatch) -> bool:
-    """True when the log says that nobody waits for this attempt. A state from the cache may be older, never wrong in this."""
-    run = state.runs[StepId(dispatch.step)]
-    if run.attempts != dispatch.attempt:
-        return run.attempts > dispatch.attempt
+def _is_behind(state: Execution, dispatch: Dispatch) -> bool:
+    """True where a state from the cache has not heard of the attempt yet."""
+    run = state.runs.get(StepId(dispatch.step))
+    return run is None or run.attempts < dispatch.attempt
+
+
+def is_over(state: Execution, step: str, attempt: int) -> bool:
+    """True when the log says that nobody waits for this attempt."""
+    run = state.runs.get(StepId(step))
+    if run is None or run.attempts != attempt:
+        return True
     return state.status in ENDED or run.status not in ("running", "retrying")
 
 
-def _invocation(dispatch: Dispatch, state: Execution, step: PlannedStep, traceparent: str | None) -> Invocation:
+def _offered(dispatch: Dispatch, state: Execution, work: Work, present: datetime) -> Later:
+    """How an attempt is offered to a module's workers. Its own time begins when one of them fetches it."""
+    planned = state.step(dispatch.step)
+    said = None if planned is None else planned.flow.heartbeat_seconds
+    latest = present + timedelta(seconds=FETCH_SECONDS_MAX)
+    until = latest if dispatch.queue_by is None else dispatch.queue_by
+    return Later("pull", until, Offer(work.action, work.timeout_seconds, said or LEASE_SECONDS_DEFAULT, present))
+
+
+def _invocation(
+    dispatch: Dispatch, state: Execution, work: Work, traceparent: str | None, present: datetime
+) -> Invocation:  # fmt: skip
+    if dispatch.queue_by is not None and present > dispatch.queue_by:
+        message = "The attempt was not begun in the time that the step allows for queueing."
+        raise ModuleError("queue-timeout", message, retryable=False)
+    try:
+        parameters = work.parameters
+        if not compile_value(parameters).is_constant:
+            parameters = evaluate(parameters, scope_of(state, dispatch.step))
+    except ExpressionFailed as fault:
+        raise ModuleError(
+            "expression-failed", fault.message, retryable=False, details={"pointer": fault.pointer}
+        ) from fault  # fmt: skip
     return Invocation(
-        tenant_id=dispatch.tenant_id, execution_id=dispatch.execution_id, step=step.id, action=step.action,
-        attempt=dispatch.attempt, parameters=step.parameters, inputs=state.inputs, target=state.target,
-        idempotency_key=str(dispatch.command_id), deadline=datetime.now(UTC) + timedelta(seconds=step.timeout_seconds),
-        traceparent=traceparent,
+        tenant_id=dispatch.tenant_id, execution_id=dispatch.execution_id, step=dispatch.step, action=work.action,
+        attempt=dispatch.attempt, parameters=parameters, inputs=state.inputs, target=state.target,
+        idempotency_key=str(dispatch.command_id), deadline=present + timedelta(seconds=work.timeout_seconds),
+        traceparent=traceparent, authored=work.parameters,
     )  # fmt: skip
+
+
+def _again_seconds(error: ModuleError) -> float:
+    said = error.details.get("retry_after_seconds")
+    return min(float(said), _AGAIN_SECONDS_MAX) if isinstance(said, int | float) and said > 0 else 1.0

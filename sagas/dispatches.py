@@ -1,16 +1,18 @@
 # intent_ref: sagas.execution
-"""The table of attempts that still have to be made or recorded, and who of the workers is making which.
+"""The table of what executions wait for, and who of the workers is doing what of it.
 
 A worker owns its rows as long as its heartbeat lasts, so a running call costs no writes. A row whose outcome is in the log
 already (its worker died before deleting it) is never handed out again.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
+
+from sagas.clock import Clock
 
 Key = tuple[str, str, str, int]
 """(tenant, execution, step, attempt)"""
@@ -24,40 +26,34 @@ EXISTS (SELECT FROM quantum.events AS e
 """
 _INSERT = f"""
 INSERT INTO quantum.saga_dispatches
-       (tenant_id, execution_id, step, attempt, due_at, command_id, event_id, correlation_id, traceparent, lease_owner, claims)
+       (tenant_id, execution_id, step, attempt, due_at, command_id, event_id, correlation_id, traceparent, lease_owner, claims,
+        kind, priority, slot_key, slot_max, queue_by, detail)
 SELECT d.tenant_id, d.execution_id, d.step, d.attempt, d.due_at, d.command_id, d.event_id, d.correlation_id, d.traceparent,
-       CASE WHEN d.taken THEN $11 END, d.taken::int
+       CASE WHEN d.taken THEN $11 END, d.taken::int, d.kind, d.priority, d.slot_key, d.slot_max, d.queue_by, d.detail::json
   FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::timestamptz[], $6::uuid[], $7::uuid[], $8::text[],
-              $9::text[], $10::bool[])
-       AS d (tenant_id, execution_id, step, attempt, due_at, command_id, event_id, correlation_id, traceparent, taken)
- WHERE NOT {_RECORDED}
+              $9::text[], $10::bool[], $12::text[], $13::smallint[], $14::text[], $15::int[], $16::timestamptz[], $17::text[])
+       AS d (tenant_id, execution_id, step, attempt, due_at, command_id, event_id, correlation_id, traceparent, taken,
+             kind, priority, slot_key, slot_max, queue_by, detail)
+ WHERE d.kind = 'child' OR NOT {_RECORDED}
     ON CONFLICT (tenant_id, execution_id, step, attempt) DO NOTHING
 RETURNING tenant_id, execution_id, step, attempt, lease_owner IS NOT NULL AS taken
 """  # noqa: S608 - constants only
-_CLAIM = f"""
-WITH due AS MATERIALIZED (
-    SELECT d.tenant_id, d.execution_id, d.step, d.attempt, {_RECORDED} AS recorded
-      FROM quantum.saga_dispatches AS d
-     WHERE d.due_at <= now()
-       AND (d.lease_owner IS NULL OR NOT EXISTS (
-            SELECT FROM quantum.saga_workers AS w WHERE w.worker = d.lease_owner AND w.alive_until > now()))
-     ORDER BY d.due_at
-     LIMIT $2
-       FOR UPDATE OF d SKIP LOCKED
-), over AS (
-    DELETE FROM quantum.saga_dispatches AS d USING due
-     WHERE due.recorded AND d.tenant_id = due.tenant_id AND d.execution_id = due.execution_id
-       AND d.step = due.step AND d.attempt = due.attempt
-)
-UPDATE quantum.saga_dispatches AS d SET lease_owner = $1, claims = d.claims + 1
-  FROM due
- WHERE NOT due.recorded AND d.tenant_id = due.tenant_id AND d.execution_id = due.execution_id
-   AND d.step = due.step AND d.attempt = due.attempt
-RETURNING d.tenant_id, d.execution_id, d.step, d.attempt, d.due_at, d.command_id, d.event_id, d.correlation_id, d.traceparent
-"""  # noqa: S608
+_COLUMNS = (
+    "tenant_id", "execution_id", "step", "attempt", "due_at", "command_id", "event_id", "correlation_id", "traceparent",
+    "kind", "priority", "slot_key", "slot_max", "queue_by", "detail",
+)  # fmt: skip
+_CLAIM = f"SELECT {', '.join(_COLUMNS)} FROM quantum.saga_claim($1, $2, $3, $4, $5, $6)"  # noqa: S608
 _NEXT_DUE = """
-SELECT extract(epoch FROM min(due_at) - now())::float8 FROM quantum.saga_dispatches WHERE due_at > now()
+SELECT extract(epoch FROM min(due_at) - coalesce($1, now()))::float8 FROM quantum.saga_dispatches
+ WHERE rank IS NULL AND lease_owner IS NULL AND due_at > coalesce($1, now())
 """
+_SLEEP = """
+UPDATE quantum.saga_dispatches AS d
+   SET lease_owner = NULL, rank = NULL, kind = $5, due_at = $6, action = $7, work_seconds = $8, lease_seconds = $9,
+       queue_by = coalesce($10, d.queue_by), offered_at = $11
+ WHERE d.tenant_id = $1 AND d.execution_id = $2 AND d.step = $3 AND d.attempt = $4
+"""
+_WAITS = "SELECT EXISTS (SELECT FROM quantum.saga_dispatches WHERE rank IS NOT NULL AND lease_owner IS NULL)"
 _OF_KEYS = """
        unnest($1::text[], $2::text[], $3::text[], $4::int[]) AS k (tenant_id, execution_id, step, attempt)
  WHERE d.tenant_id = k.tenant_id AND d.execution_id = k.execution_id AND d.step = k.step AND d.attempt = k.attempt
@@ -65,14 +61,17 @@ _OF_KEYS = """
 _DELETE = f"DELETE FROM quantum.saga_dispatches AS d USING {_OF_KEYS}"  # noqa: S608
 _POSTPONE = f"""
 UPDATE quantum.saga_dispatches AS d
-   SET lease_owner = NULL, due_at = now() + make_interval(secs => least(60, power(2, least(d.claims, 10)) / 2))
+   SET lease_owner = NULL, rank = NULL, due_at = now() + make_interval(secs => least(60, power(2, least(d.claims, 10)) / 2))
   FROM {_OF_KEYS}
    AND d.lease_owner = $5
 """  # noqa: S608
 _DROP = """
-DELETE FROM quantum.saga_dispatches AS d
- USING unnest($1::text[], $2::text[]) AS k (tenant_id, execution_id)
- WHERE d.tenant_id = k.tenant_id AND d.execution_id = k.execution_id
+DELETE FROM quantum.saga_dispatches AS gone WHERE gone.ctid = ANY (ARRAY(
+    SELECT d.ctid FROM quantum.saga_dispatches AS d
+      JOIN unnest($1::text[], $2::text[], $3::text[]) AS k (tenant_id, execution_id, step)
+        ON d.tenant_id = k.tenant_id AND d.execution_id = k.execution_id AND (k.step IS NULL OR d.step = k.step)
+     WHERE d.kind NOT IN ('child_end', 'stop_child')
+       FOR UPDATE OF d SKIP LOCKED))
 """
 _BEAT = """
 INSERT INTO quantum.saga_workers (worker, alive_until) VALUES ($1, clock_timestamp() + make_interval(secs => $2))
@@ -83,9 +82,18 @@ _LEAVE = "DELETE FROM quantum.saga_workers WHERE worker = $1"
 _HELD = "SELECT tenant_id, execution_id, step, attempt FROM quantum.saga_dispatches WHERE lease_owner = $1"
 
 
+Kind = Literal["call", "callback", "pull", "gate", "expiry", "deadline", "child", "child_end", "stop_child"]
+FIRST = 0
+"""The priority of what costs nearly nothing: timers and children never wait behind calls."""
+
+
 @dataclass(frozen=True, slots=True)
 class Dispatch:
-    """An attempt to be made at `due_at`, and where it comes from. Its outcome is recorded under `command_id`."""
+    """Something to be done at `due_at` for a run of an execution, and where it comes from.
+
+    Of a call, `attempt` is the number of the attempt and the outcome is recorded under `command_id`; for the other kinds see
+    migration 0016. `detail` is JSON.
+    """
 
     tenant_id: str
     execution_id: str
@@ -96,6 +104,13 @@ class Dispatch:
     event_id: UUID
     correlation_id: str
     traceparent: str | None
+    kind: Kind = "call"
+    priority: int = 3
+    slot_key: str | None = None
+    slot_max: int | None = None
+    queue_by: datetime | None = None
+    detail: str | None = None
+    action: str = ""
 
     @property
     def key(self) -> Key:
@@ -103,30 +118,67 @@ class Dispatch:
         return (self.tenant_id, self.execution_id, self.step, self.attempt)
 
 
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A call that the module's workers fetch: under which action, for how long once fetched, and how long they may be silent."""
+
+    action: str
+    work_seconds: float
+    lease_seconds: float
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """A call that is not over: its row stays asleep as `kind`, and at `due_at` it has taken too long."""
+
+    kind: Kind
+    due_at: datetime
+    offer: Offer | None = None
+
+
 class Dispatches:
     """The table, seen by one worker. Raises the driver's errors; every call ends within `ALIVE_SECONDS`."""
 
-    def __init__(self, pool: Any, worker: str) -> None:
-        self._pool, self._worker = pool, worker
+    def __init__(self, pool: Any, worker: str, clock: Clock | None = None) -> None:
+        self._pool, self._worker, self._clock = pool, worker, clock
+
+    def _present(self) -> datetime | None:
+        """The time for the database to go by; None for its own, which all workers share."""
+        return None if self._clock is None else self._clock()
 
     async def insert(self, dispatches: Sequence[Dispatch], take: Sequence[bool]) -> dict[Key, bool]:
         """Stores what is neither there nor over; of what was stored, whether it is leased to this worker already."""
-        columns = [
-            [getattr(dispatch, name) for dispatch in dispatches]
-            for name in ("tenant_id", "execution_id", "step", "attempt", "due_at", "command_id", "event_id", "correlation_id",
-                         "traceparent")
-        ]  # fmt: skip
-        rows = await self._fetch(_INSERT, *columns, list(take), self._worker)
+        columns = [[getattr(dispatch, name) for dispatch in dispatches] for name in _COLUMNS]
+        rows = await self._fetch(_INSERT, *columns[:9], list(take), self._worker, *columns[9:])
         return {(row[0], row[1], row[2], row[3]): row[4] for row in rows}
 
-    async def claim(self, limit: int) -> list[Dispatch]:
-        """Leases up to `limit` attempts that are due and nobody's, or a dead worker's; the longest due first."""
-        rows = await self._fetch(_CLAIM, self._worker, limit)
-        return sorted((Dispatch(*row) for row in rows), key=lambda dispatch: dispatch.due_at)
+    async def claim(self, limit: int, *, tenant_room: int, rooms: Mapping[str, int]) -> list[Dispatch]:
+        """Leases up to `limit` rows that are due and nobody's, or a dead worker's, in the order that is fair.
+
+        Of each tenant at most `tenant_room`, or what `rooms` says of it.
+        """
+        rows = await self._fetch(
+            _CLAIM, self._worker, limit, tenant_room, list(rooms), list(rooms.values()), self._present()
+        )  # fmt: skip
+        return [Dispatch(*row) for row in rows]
+
+    async def sleep(self, key: Key, later: Later) -> None:
+        """The row stays as the reason to wait until somebody else comes or the time has."""
+        offer = later.offer
+        if offer is None:
+            await self._fetch(_SLEEP, *key, later.kind, later.due_at, None, None, None, None, None)
+        else:
+            terms = (offer.action, offer.work_seconds, offer.lease_seconds, later.due_at, offer.at)
+            await self._fetch(_SLEEP, *key, later.kind, later.due_at, *terms)
+
+    async def anything_waits(self) -> bool:
+        """True where rows are due that nobody has taken."""
+        return bool((await self._fetch(_WAITS))[0][0])
 
     async def next_due_seconds(self) -> float | None:
         """Seconds until the next timer, or None where there is none."""
-        rows = await self._fetch(_NEXT_DUE)
+        rows = await self._fetch(_NEXT_DUE, self._present())
         seconds: float | None = rows[0][0]
         return seconds
 
@@ -138,9 +190,9 @@ class Dispatches:
         """Gives attempts back, to be made again a little later: later each time, a minute at most."""
         await self._fetch(_POSTPONE, *_columns(keys), self._worker)
 
-    async def drop(self, executions: Sequence[tuple[str, str]]) -> None:
-        """No attempt of these (tenant, execution) is to be made any more."""
-        await self._fetch(_DROP, [tenant for tenant, _ in executions], [execution for _, execution in executions])
+    async def drop(self, runs: Sequence[tuple[str, str, str | None]]) -> None:
+        """Nothing of these (tenant, execution, run; None for every run) is to be done any more."""
+        await self._fetch(_DROP, *[list(column) for column in zip(*runs, strict=True)])
 
     async def beat(self) -> None:
         """This worker is alive, for `ALIVE_SECONDS`."""

@@ -3,26 +3,31 @@
 
 event → `react` → a row in quantum.saga_dispatches → the module → `CompleteStep` or `FailStep` → event. The row is stored
 before the stream's checkpoint moves and goes when the outcome is in the log, so a crash anywhere only repeats a call; the
-outcome's command id follows from the attempt, so it is recorded once.
+outcome's command id follows from the attempt, so it is recorded once. A call that is over before the checkpoint moves needs no
+row (docs/adr/0013).
 """
 
 import asyncio
 import contextlib
 import secrets
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 import structlog
 
 from commands.handle import Shell
+from domain.values import ExecutionId, TenantId, execution_stream
 from event_store import codec
 from event_store.faults import DATABASE_FAULTS
 from event_store.records import StoreUnavailable
 from sagas.attempts import Attempts, Call, Statistics, Trace, untraced
-from sagas.dispatches import ALIVE_SECONDS, Dispatch, Dispatches, Key
-from sagas.reactions import TOPICS, Cause, DropAttempts, Reaction, react, settled
+from sagas.clock import Clock, now
+from sagas.dispatches import ALIVE_SECONDS, Dispatch, Dispatches, Key, Kind, Later
+from sagas.quickness import Quickness
+from sagas.reactions import NEVER, TOPICS, Cause, Drop, Reaction, react, settled
+from sagas.wakes import Wakes
 from streaming.transport import Message, Transport
 
 GROUP = "saga.execution"
@@ -30,6 +35,7 @@ _HEARTBEAT_SECONDS = 1.0
 _CHECKS_AFTER_FAULT = 5
 _CLAIM_PAUSE_SECONDS = 0.005
 _FAULT_PAUSE_SECONDS = 0.5
+_QUICK_SECONDS_MAX = 0.02
 _FAULTS: tuple[type[Exception], ...] = (*DATABASE_FAULTS, StoreUnavailable)
 
 log = structlog.get_logger(__name__)
@@ -37,9 +43,10 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How many calls run at once in this process, and how long they may go on after the stop."""
+    """How many calls run at once in this process, how many of one tenant, and how long they may go on after the stop."""
 
     calls_max: int = 256
+    tenant_calls_max: int = 224
     grace_seconds: float = 10.0
 
 
@@ -47,14 +54,23 @@ class ExecutionSaga:
     """One worker. Any number of them, in any number of processes, share the work."""
 
     def __init__(
-        self, shell: Shell, transport: Transport, call: Call, *, limits: Limits = Limits(), trace: Trace = untraced
-    ) -> None:
+        self, shell: Shell, transport: Transport, call: Call, *, limits: Limits = Limits(), trace: Trace = untraced,
+        clock: Clock | None = None, offered: Callable[[str], None] = lambda tenant_id: None,
+    ) -> None:  # fmt: skip
+        """`offered` is told of each tenant with new work for its modules' workers to fetch."""
         self.statistics = Statistics()
-        self._transport, self._limits = transport, limits
-        self._attempts = Attempts(shell, call, self.statistics, trace)
+        self._shell, self._offered = shell, offered
+        self._transport, self._limits, self._clock = transport, limits, clock or now
+        self._attempts = Attempts(shell, call, self.statistics, trace, self._clock)
+        self._wakes = Wakes(shell, self._clock)
         self.worker = secrets.token_hex(8)
-        self._dispatches = Dispatches(shell.store.platform_pool, self.worker)
-        self._running: dict[Key, asyncio.Task[None]] = {}
+        self._dispatches = Dispatches(shell.store.platform_pool, self.worker, clock)
+        self._running: dict[Key, tuple[Kind, asyncio.Task[None]]] = {}
+        self._of_tenant: dict[str, int] = {}
+        self._quickness = Quickness()
+        self._rowless: set[Key] = set()
+        self._unmade: set[Key] = set()
+        self._asleep: set[Key] = set()
         self._over: deque[Key] = deque()
         self._failed: deque[Key] = deque()
         self._look = asyncio.Event()
@@ -84,9 +100,9 @@ class ExecutionSaga:
             self._stopping = True
             if self._running and stop.is_set():
                 began = loop.time()
-                await asyncio.wait(self._running.values(), timeout=self._limits.grace_seconds)
+                await asyncio.wait([task for _, task in self._running.values()], timeout=self._limits.grace_seconds)
                 log.info("the saga has stopped", seconds=round(loop.time() - began, 3), given_up=len(self._running))
-            await _ended([*self._running.values(), heart, sweeper])
+            await _ended([*(task for _, task in self._running.values()), heart, sweeper])
             with contextlib.suppress(*_FAULTS):
                 await self._flush()
                 await self._dispatches.leave()
@@ -97,10 +113,16 @@ class ExecutionSaga:
         self.statistics.reactions += len(reactions)
         self.statistics.observe_reactions(len(reactions))
         dispatches, drops = settled(reactions)
-        if drops:
+        if drops := [drop for drop in drops if not (drop.is_tidying and self._is_tidy(drop))]:
             await self._drop(drops)
         if dispatches:
             await self._store(dispatches)
+
+    def _is_tidy(self, drop: Drop) -> bool:
+        """True for a complete execution that this process knows never to have had a timer."""
+        stream = execution_stream(ExecutionId(drop.execution_id))
+        known = self._shell.store.states.cached(TenantId(drop.tenant_id), stream)
+        return known is not None and known.state is not None and known.state.is_plain
 
     def _reactions(self, message: Message) -> list[Reaction]:
         try:
@@ -114,11 +136,50 @@ class ExecutionSaga:
         return react(cause, event)
 
     async def _store(self, dispatches: Sequence[Dispatch]) -> None:
-        now, free = datetime.now(UTC), 0 if self._stopping else self._limits.calls_max - len(self._running)
-        take = []
-        for dispatch in dispatches:
-            take.append(dispatch.due_at <= now and free > 0)
-            free -= take[-1]
+        """Sees to it that every dispatch is made, whatever happens to this process.
+
+        A call that this worker makes at once and that is over at once needs no row: as long as the handler has not returned, the
+        stream brings its event again. So such calls are made first; what is not over after a moment gets its row then.
+        """
+        present = self._clock()
+        take = self._taken_at_once(dispatches, present)
+        quick: list[Dispatch] = []
+        others: list[Dispatch] = []
+        takes: list[bool] = []
+        for dispatch, taken in zip(dispatches, take, strict=True):
+            if taken and dispatch.kind == "call" and self._quickness.is_quick(dispatch) and dispatch.key not in self._running:
+                quick.append(dispatch)
+            else:
+                others.append(dispatch)
+                takes.append(taken)
+        for dispatch in quick:
+            self._rowless.add(dispatch.key)
+            self._start(dispatch)
+        if others:
+            await self._insert(others, takes, present)
+        if quick:
+            await self._see_through(quick, present)
+
+    async def _see_through(self, quick: Sequence[Dispatch], present: datetime) -> None:
+        """Waits a moment for calls without a row; those that go on, or have to be made again, get one."""
+        tasks = [self._running[dispatch.key][1] for dispatch in quick if dispatch.key in self._running]
+        if tasks:
+            await asyncio.wait(tasks, timeout=_QUICK_SECONDS_MAX)
+        left = [dispatch for dispatch in quick if dispatch.key in self._rowless]
+        try:
+            if left:
+                await self._dispatches.insert(left, [True] * len(left))
+        finally:
+            self._rowless.difference_update(dispatch.key for dispatch in left)
+            asleep = self._asleep.intersection(dispatch.key for dispatch in quick)
+            self._asleep -= asleep
+        for dispatch in left:
+            if dispatch.key not in self._running and dispatch.key not in asleep:
+                (self._failed if dispatch.key in self._unmade else self._over).append(dispatch.key)
+                self._unmade.discard(dispatch.key)
+        self._clean.set()
+
+    async def _insert(self, dispatches: Sequence[Dispatch], take: Sequence[bool], present: datetime) -> None:
         try:
             stored = await self._dispatches.insert(dispatches, take)
         except _FAULTS:
@@ -128,35 +189,87 @@ class ExecutionSaga:
             if stored.get(dispatch.key):
                 self._start(dispatch)
             elif dispatch.key in stored:
-                self._due_at(asyncio.get_running_loop().time() + (dispatch.due_at - now).total_seconds())
+                self._due_at(asyncio.get_running_loop().time() + (dispatch.due_at - present).total_seconds())
 
-    async def _drop(self, drops: Iterable[DropAttempts]) -> None:
-        executions = {(drop.tenant_id, drop.execution_id) for drop in drops}
-        await self._dispatches.drop(sorted(executions))
-        for key, task in self._running.items():
-            if key[:2] in executions:
+    def _taken_at_once(self, dispatches: Sequence[Dispatch], present: datetime) -> list[bool]:
+        """Which of the new rows this worker takes without asking: none while others wait, and no tenant more than its room."""
+        free = 0 if self._stopping or self._backlog else self._limits.calls_max - len(self._running)
+        running = dict(self._of_tenant)
+        take: list[bool] = []
+        for dispatch in dispatches:
+            count = running.get(dispatch.tenant_id, 0)
+            fits = free > 0 and dispatch.due_at <= present and dispatch.slot_key is None and count < self._limits.tenant_calls_max
+            take.append(fits)
+            if fits:
+                free -= 1
+                running[dispatch.tenant_id] = count + 1
+        return take
+
+    async def _drop(self, drops: Sequence[Drop]) -> None:
+        await self._dispatches.drop([(drop.tenant_id, drop.execution_id, drop.step) for drop in drops])
+        whole = {(drop.tenant_id, drop.execution_id) for drop in drops if drop.step is None}
+        runs = {(drop.tenant_id, drop.execution_id, drop.step) for drop in drops if drop.step is not None}
+        for key, (kind, task) in self._running.items():
+            if kind == "call" and (key[:2] in whole or key[:3] in runs):
                 task.cancel()
 
     def _start(self, dispatch: Dispatch) -> None:
         if dispatch.key in self._running:
             return
         task = asyncio.create_task(self._make(dispatch), name=f"attempt-{dispatch.step}")
-        self._running[dispatch.key] = task
-        task.add_done_callback(lambda _task: self._made(dispatch.key))
+        self._running[dispatch.key] = (dispatch.kind, task)
+        self._of_tenant[dispatch.tenant_id] = self._of_tenant.get(dispatch.tenant_id, 0) + 1
+        task.add_done_callback(lambda _task: self._made(dispatch))
 
     async def _make(self, dispatch: Dispatch) -> None:
+        began = asyncio.get_running_loop().time()
         try:
-            await self._attempts.make(dispatch)
+            await self._do(dispatch)
         except Exception as fault:
             self.statistics.postponed += 1
             log.warning("an attempt is made again later", step=dispatch.step, attempt=dispatch.attempt, fault=repr(fault))
-            self._failed.append(dispatch.key)
+            self._asleep.discard(dispatch.key)
+            if dispatch.key in self._rowless:
+                self._unmade.add(dispatch.key)
+            else:
+                self._failed.append(dispatch.key)
         else:
-            self._over.append(dispatch.key)
+            self._quickness.took(dispatch, asyncio.get_running_loop().time() - began)
         self._clean.set()
 
-    def _made(self, key: Key) -> None:
-        self._running.pop(key, None)
+    async def _do(self, dispatch: Dispatch) -> None:
+        """Does what is due. The row goes, or it stays asleep: as a promise to call back, as work that is offered to a module's
+        workers, or as the sign that a child runs."""
+        match dispatch.kind:
+            case "call":
+                later = await self._attempts.make(dispatch)
+                if later is not None:
+                    if dispatch.key in self._rowless:
+                        self._asleep.add(dispatch.key)  # `_see_through` may be about to store the row as well
+                        await self._dispatches.insert([dispatch], [True])
+                    await self._dispatches.sleep(dispatch.key, later)
+                    self._rowless.discard(dispatch.key)
+                    if later.kind == "pull":
+                        self._offered(dispatch.tenant_id)
+                    return
+            case "callback" | "pull":
+                await self._attempts.expire(dispatch)
+            case _:
+                if not await self._wakes.make(dispatch):
+                    await self._dispatches.sleep(dispatch.key, Later(dispatch.kind, NEVER))
+                    return
+        if dispatch.key in self._rowless:
+            self._rowless.discard(dispatch.key)
+        else:
+            self._over.append(dispatch.key)
+
+    def _made(self, dispatch: Dispatch) -> None:
+        self._running.pop(dispatch.key, None)
+        left = self._of_tenant.get(dispatch.tenant_id, 1) - 1
+        if left:
+            self._of_tenant[dispatch.tenant_id] = left
+        else:
+            self._of_tenant.pop(dispatch.tenant_id, None)
         if self._backlog:
             self._look.set()
 
@@ -175,8 +288,7 @@ class ExecutionSaga:
             free = self._limits.calls_max - len(self._running)
             if free > 0:
                 try:
-                    taken = await self._dispatches.claim(free)
-                    self._backlog = len(taken) == free
+                    taken = await self._claim(free)
                     if not self._backlog and (seconds := await self._dispatches.next_due_seconds()) is not None:
                         self._next_due = min(self._next_due, loop.time() + max(seconds, 0.0))
                 except _FAULTS as fault:
@@ -190,6 +302,13 @@ class ExecutionSaga:
                 self._backlog = True
             await _first(_CLAIM_PAUSE_SECONDS, stop)
             await self._wait_until_due(stop)
+
+    async def _claim(self, free: int) -> list[Dispatch]:
+        most = self._limits.tenant_calls_max
+        rooms = {tenant: max(0, most - count) for tenant, count in self._of_tenant.items()}
+        taken = await self._dispatches.claim(free, tenant_room=most, rooms=rooms)
+        self._backlog = len(taken) == free or await self._dispatches.anything_waits()
+        return taken
 
     async def _wait_until_due(self, stop: asyncio.Event) -> None:
         loop = asyncio.get_running_loop()
@@ -230,7 +349,7 @@ class ExecutionSaga:
         """After a heartbeat that came too late: calls that another worker has taken over are not ours any more."""
         with contextlib.suppress(*_FAULTS):
             held = await self._dispatches.held()
-            await _ended([task for key, task in self._running.items() if key not in held])
+            await _ended([task for key, (_, task) in self._running.items() if key not in held])
 
     async def _give_back_what_is_not_running(self) -> None:
         """A lease may have been stored although its answer was lost. Twice seen without a call, it is given back."""

@@ -3,16 +3,38 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, Literal
 from uuid import UUID
 
-from domain.execution import ExecutionCancelled, StepRetrying, StepStarted
+import orjson
+
+from domain.execution_events import (
+    ENDS,
+    ExecutionCancelled,
+    ExecutionCompleted,
+    ExecutionFailed,
+    ExecutionStarted,
+    ExecutionTerminated,
+    Parent,
+    StepCancelled,
+    StepLimits,
+    StepRetrying,
+    StepStarted,
+    StepWaiting,
+)
 from event_store import codec
 from event_store.ids import derived_id
-from sagas.dispatches import Dispatch
+from sagas.dispatches import FIRST, Dispatch, Kind
 
-TOPICS = frozenset(codec.topic_of(event) for event in (StepStarted, StepRetrying, ExecutionCancelled))
+_EVENTS = (ExecutionStarted, StepStarted, StepRetrying, StepWaiting, StepCancelled, *ENDS)
+TOPICS = frozenset(codec.topic_of(event) for event in _EVENTS)
+NEVER = datetime(9999, 1, 1, tzinfo=UTC)
+"""When something is due that waits for others alone."""
+CHILD_END = -1000
+"""Stands for the attempt in the row that tells a run of its child's end."""
 _NAMESPACE = UUID("7c1e1d2e-92f3-5f0e-8a44-5d7c0b1f3a61")
+_NO_LIMITS = StepLimits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +48,19 @@ class Cause:
 
 
 @dataclass(frozen=True, slots=True)
-class DropAttempts:
-    """No further attempt of this execution is made; those under way are given up."""
+class Drop:
+    """Nothing more is done for this run, or for any run where None; calls under way are given up.
+
+    `is_tidying` where the execution is complete: then only timers that nobody needs any more can be left.
+    """
 
     tenant_id: str
     execution_id: str
+    step: str | None = None
+    is_tidying: bool = False
 
 
-Reaction = Dispatch | DropAttempts
+Reaction = Dispatch | Drop
 
 
 def outcome_command_id(tenant_id: str, execution_id: str, step: str, attempt: int) -> UUID:
@@ -44,32 +71,100 @@ def outcome_command_id(tenant_id: str, execution_id: str, step: str, attempt: in
 def react(cause: Cause, event: Any) -> list[Reaction]:
     """What `event` asks for; nothing where it asks for nothing."""
     match event:
-        case StepStarted(execution_id=execution, step=step, attempt=attempt, at=at):
-            return [_dispatch(cause, execution, step, attempt, at)]
-        case StepRetrying(execution_id=execution, step=step, attempt=attempt, due_at=due_at):
-            return [_dispatch(cause, execution, step, attempt, due_at)]
-        case ExecutionCancelled(execution_id=execution):
-            return [DropAttempts(cause.tenant_id, execution)]
+        case ExecutionStarted(execution_id=execution, options=options):
+            if options is None or options.deadline_at is None:
+                return []
+            return [_other(cause, "deadline", execution, "", 0, options.deadline_at, None)]
+        case StepStarted(execution_id=execution, step=step, action=action, attempt=attempt, at=at, limits=limits):
+            started: list[Reaction] = [_call(cause, execution, step, attempt, at, limits, action)]
+            if limits is not None and limits.expires_at is not None:
+                started.append(_other(cause, "expiry", execution, step, 0, limits.expires_at, None))
+            return started
+        case StepRetrying(execution_id=execution, step=step, attempt=attempt, due_at=due_at, limits=limits):
+            return [_call(cause, execution, step, attempt, due_at, limits)]
+        case StepWaiting(execution_id=execution, step=step, gate=gate, reason="child", at=at, detail=detail):
+            return [_other(cause, "child", execution, step, -1 - gate, at, {**detail, "gate": gate})]
+        case StepWaiting(reason="resume"):
+            return []  # a human's pause is what it waits for
+        case StepWaiting(execution_id=execution, step=step, gate=gate, due_at=due):
+            return [_other(cause, "gate", execution, step, -1 - gate, due or NEVER, {"gate": gate})]
+        case StepCancelled(execution_id=execution, step=step, child=child, at=at):
+            gone: list[Reaction] = [Drop(cause.tenant_id, execution, step)]
+            return gone if child is None else [*gone, _stop(cause, child, "cancel", at)]
+        case ExecutionCompleted() | ExecutionFailed() | ExecutionCancelled() | ExecutionTerminated():
+            return _ended(cause, event)
         case _:
             return []
 
 
-def settled(reactions: Iterable[Reaction]) -> tuple[list[Dispatch], list[DropAttempts]]:
-    """The attempts left to make, and what is to be dropped, after all of `reactions` in their order."""
+def settled(reactions: Iterable[Reaction]) -> tuple[list[Dispatch], list[Drop]]:
+    """What is left to do, and what is to be dropped, after all of `reactions` in their order."""
     dispatches: dict[object, Dispatch] = {}
-    drops: dict[DropAttempts, None] = {}
+    drops: dict[Drop, None] = {}
     for reaction in reactions:
         if isinstance(reaction, Dispatch):
             dispatches[reaction.key] = reaction
             continue
         drops[reaction] = None
-        gone = (reaction.tenant_id, reaction.execution_id)
-        dispatches = {key: kept for key, kept in dispatches.items() if (kept.tenant_id, kept.execution_id) != gone}
+        if not reaction.is_tidying:
+            dispatches = {key: kept for key, kept in dispatches.items() if not _drops(reaction, kept)}
     return list(dispatches.values()), list(drops)
 
 
-def _dispatch(cause: Cause, execution: str, step: str, attempt: int, due_at: Any) -> Dispatch:
-    command_id = outcome_command_id(cause.tenant_id, execution, step, attempt)
-    return Dispatch(
-        cause.tenant_id, execution, step, attempt, due_at, command_id, cause.event_id, cause.correlation_id, cause.traceparent
+def _drops(drop: Drop, dispatch: Dispatch) -> bool:
+    return (
+        (dispatch.tenant_id, dispatch.execution_id) == (drop.tenant_id, drop.execution_id)
+        and drop.step in (None, dispatch.step)
+        and dispatch.kind not in ("child_end", "stop_child")
     )
+
+
+def _ended(
+    cause: Cause, event: ExecutionCompleted | ExecutionFailed | ExecutionCancelled | ExecutionTerminated
+) -> list[Reaction]:
+    execution = event.execution_id
+    reactions: list[Reaction] = [Drop(cause.tenant_id, execution, is_tidying=isinstance(event, ExecutionCompleted))]
+    if isinstance(event, ExecutionCancelled | ExecutionTerminated):
+        how: Literal["cancel", "terminate"] = "cancel" if isinstance(event, ExecutionCancelled) else "terminate"
+        reactions += [_stop(cause, child, how, event.at) for child in event.children]
+    if event.parent is not None:
+        reactions.append(_child_end(cause, event, event.parent))
+    return reactions
+
+
+def _child_end(cause: Cause, event: Any, parent: Parent) -> Dispatch:
+    """The parent hears what became of its child."""
+    detail: dict[str, Any]
+    match event:
+        case ExecutionCompleted(result=result):
+            detail = {"result": result}
+        case ExecutionFailed(error=error):
+            detail = {"error": {"code": "workflow-failed", "message": "The workflow failed.", "cause": error}}
+        case _:
+            detail = {"error": {"code": "workflow-cancelled", "message": "The workflow was ended before it was done."}}
+    detail["child"] = event.execution_id
+    return _other(cause, "child_end", parent.execution_id, parent.step, CHILD_END, event.at, detail)
+
+
+def _stop(cause: Cause, child: str, how: str, at: datetime) -> Dispatch:
+    return _other(cause, "stop_child", child, "", -1, at, {"how": how})
+
+
+def _call(
+    cause: Cause, execution: str, step: str, attempt: int, due_at: datetime, limits: StepLimits | None, action: str = ""
+) -> Dispatch:
+    command_id, limits = outcome_command_id(cause.tenant_id, execution, step, attempt), limits or _NO_LIMITS
+    return Dispatch(
+        cause.tenant_id, execution, step, attempt, due_at, command_id, cause.event_id, cause.correlation_id, cause.traceparent,
+        "call", limits.priority, limits.slot_key, limits.slot_max, limits.queue_by, action=action,
+    )  # fmt: skip
+
+
+def _other(
+    cause: Cause, kind: Kind, execution: str, step: str, attempt: int, due_at: datetime, detail: dict[str, Any] | None
+) -> Dispatch:
+    command_id = derived_id(_NAMESPACE, f"{cause.tenant_id}\n{cause.event_id}\n{kind}\n{execution}\n{step}")
+    return Dispatch(
+        cause.tenant_id, execution, step, attempt, due_at, command_id, cause.event_id, cause.correlation_id, cause.traceparent,
+        kind, FIRST, detail=None if detail is None else orjson.dumps(detail).decode(),
+    )  # fmt: skip

@@ -7,35 +7,23 @@ checkpoints and leaves out what the further ones have had already.
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import structlog
 
 from event_store.records import RecordedEvent, StoreUnavailable
 from event_store.store import EventStore
+from streaming.dead_letters import DeadLetters
+from streaming.delivery import Circumstances, Delivery, DeliveryLimits, Statistics, first_of
 from streaming.partitions import Lease, Partitions
 from streaming.transport import Handler, Message, partition_of
 
 PARTITIONS = 16
 _IDLE_SECONDS_MAX = 1.0
-_BACK_OFF_SECONDS = 0.1
-_BACK_OFF_SECONDS_MAX = 5.0
 _STORE_AWAY_SECONDS = 0.5
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(slots=True)
-class Statistics:
-    """What telemetry reads. `observe_delivery` gets the group, the number of messages, and when the last was recorded."""
-
-    delivered: int = 0
-    repeated_batches: int = 0
-    positions: dict[str, int] = field(default_factory=dict)
-    observe_delivery: Callable[[str, int, datetime], None] = field(default=lambda group, messages, recorded_at: None)
 
 
 class EmbeddedTransport:
@@ -44,9 +32,11 @@ class EmbeddedTransport:
     reads_the_log = True
 
     def __init__(
-        self, store: EventStore, *, partitions: int = PARTITIONS, start: Literal["beginning", "end"] = "beginning"
-    ) -> None:
+        self, store: EventStore, *, partitions: int = PARTITIONS, start: Literal["beginning", "end"] = "beginning",
+        limits: DeliveryLimits | None = None,
+    ) -> None:  # fmt: skip
         self._store, self._partitions, self._start = store, partitions, start
+        self._limits = limits or DeliveryLimits()
         self.statistics = Statistics()
 
     async def publish(self, messages: Sequence[Message]) -> None:
@@ -62,7 +52,9 @@ class EmbeddedTransport:
         """See `Transport.consume`."""
         start = 0 if self._start == "beginning" else await self._store.horizon()
         partitions = Partitions(self._store.platform_pool, group, self._partitions, start)
-        reader = _Reader(self._store, partitions, group, handler, topics, batch_max, self.statistics)
+        circumstances = Circumstances(stop, partitions.changed, lambda: partitions.are_ours)
+        delivery = Delivery(group, handler, DeadLetters(self._store), self.statistics, self._limits, circumstances)
+        reader = _Reader(self._store, partitions, group, delivery, topics, batch_max, self.statistics)
         await partitions.beat()
         heart = asyncio.create_task(partitions.keep(), name=f"{group}-heartbeat")
         try:
@@ -76,10 +68,10 @@ class EmbeddedTransport:
 
 class _Reader:
     def __init__(
-        self, store: EventStore, partitions: Partitions, group: str, handler: Handler,
+        self, store: EventStore, partitions: Partitions, group: str, delivery: Delivery,
         topics: frozenset[str] | None, batch_max: int, statistics: Statistics,
     ) -> None:  # fmt: skip
-        self._store, self._partitions, self._group, self._handler = store, partitions, group, handler
+        self._store, self._partitions, self._group, self._delivery = store, partitions, group, delivery
         self._topics, self._batch_max, self._statistics = topics, batch_max, statistics
 
     async def read(self, stop: asyncio.Event) -> None:
@@ -93,38 +85,21 @@ class _Reader:
             if not leases or not self._partitions.are_ours:
                 await self._wait(stop, None)
                 continue
+            await self._delivery.redrive(self._owns)
             after = min(lease.done for lease in leases.values())
             try:
                 page = await self._store.read_log(after, limit=self._batch_max, topics=self._topics)
             except StoreUnavailable as fault:
                 log.warning("the log cannot be read; trying again", group=self._group, fault=str(fault))
-                await _pause(stop, _STORE_AWAY_SECONDS)
+                await first_of(_STORE_AWAY_SECONDS, stop)
                 continue
             if page.next == after:
                 await self._wait(stop, generation)
-            elif await self._deliver(self._undone(page.events, leases), stop):
+            elif await self._delivery.deliver(self._undone(page.events, leases)):
                 self._mark(leases, page.next)
 
-    async def _deliver(self, messages: list[Message], stop: asyncio.Event) -> bool:
-        """True when the handler is done with `messages`; False when they have to be read again, because things changed."""
-        back_off = _BACK_OFF_SECONDS
-        while messages:
-            if not self._partitions.are_ours:
-                return False
-            try:
-                await self._handler(messages)
-                break
-            except Exception as fault:
-                self._statistics.repeated_batches += 1
-                log.warning("a batch was not handled; it comes again", group=self._group, fault=repr(fault), seconds=back_off)
-            await _pause(stop, back_off)
-            back_off = min(back_off * 2, _BACK_OFF_SECONDS_MAX)
-            if stop.is_set() or self._partitions.changed.is_set():
-                return False
-        if messages:
-            self._statistics.delivered += len(messages)
-            self._statistics.observe_delivery(self._group, len(messages), messages[-1].recorded_at)
-        return True
+    def _owns(self, message: Message) -> bool:
+        return self._partitions.are_ours and partition_of(message.key, self._partitions.count) in self._partitions.held
 
     def _undone(self, events: list[RecordedEvent], leases: dict[int, Lease]) -> list[Message]:
         """The messages of those leases that we still have, without what they have had before."""
@@ -156,9 +131,3 @@ class _Reader:
         finally:
             for task in waiting:
                 task.cancel()
-
-
-async def _pause(stop: asyncio.Event, seconds: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await stop.wait()

@@ -26,6 +26,8 @@ class Operation:
     body_required: bool
     statuses: frozenset[int]
     is_public: bool
+    takes_anything: bool = False
+    """True where any JSON will do for a body."""
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}"
@@ -48,6 +50,7 @@ def operations_of(document: dict[str, Any]) -> list[Operation]:
                     method.upper(), path, tuple(names["path"]), tuple(names["query"]), tuple(names["header"]),
                     None if schema is None else example_of(schema, document), request_body.get("required", False),
                     frozenset(int(status) for status in described["responses"]), described.get("security") == [],
+                    schema is not None and not {"type", "properties", "anyOf"} & resolved(schema, document).keys(),
                 )
             )  # fmt: skip
     return found
@@ -55,15 +58,21 @@ def operations_of(document: dict[str, Any]) -> list[Operation]:
 
 def example_of(schema: dict[str, Any], document: dict[str, Any]) -> Any:
     """The example that a schema gives, or one put together from those of its required properties."""
-    if "$ref" in schema:
-        target: Any = document
-        for part in schema["$ref"].removeprefix("#/").split("/"):
-            target = target[part]
-        return example_of(target, document)
+    schema = resolved(schema, document)
     if schema.get("examples"):
         return copy.deepcopy(schema["examples"][0])
     assert schema.get("type") == "object", f"no example: {schema}"
     return {name: example_of(schema["properties"][name], document) for name in schema.get("required", ())}
+
+
+def resolved(schema: dict[str, Any], document: dict[str, Any]) -> dict[str, Any]:
+    """The schema itself, or the one it refers to."""
+    if "$ref" not in schema:
+        return schema
+    target: Any = document
+    for part in schema["$ref"].removeprefix("#/").split("/"):
+        target = target[part]
+    return resolved(target, document)
 
 
 def places(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:

@@ -10,15 +10,19 @@ from typing import Any
 from hypothesis import strategies as st
 
 from domain import execution, intent, module, tenant
-from domain.execution import PlannedStep
+from domain.execution_events import ExecutionStarted, ResourceProvisioned
 from domain.module import Action, RetryPolicy, Transport
+from domain.plan import PlannedStep
+from domain.subscription import Start, SubscriptionCreated, Terms
 from domain.values import (
     ActionName,
     ExecutionId,
     IntentId,
     ModuleName,
+    SecretId,
     StepId,
     StreamId,
+    SubscriptionId,
     TenantId,
     Version,
     execution_stream,
@@ -30,10 +34,10 @@ from event_store import codec
 from event_store.ids import uuid7
 from event_store.records import ANY_VERSION, Metadata, NewEvent, StreamAppend
 from event_store.store import EventStore
+from tests.execution_histories import continuations, starts
 
 BEGIN = datetime(2026, 11, 21, 8, 0, tzinfo=UTC)
 METADATA = Metadata("correlation-1", None, "user-1", None)
-STEPS = ("build", "push", "deploy")
 
 TEXT = st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="\0") | st.sampled_from('"\\,{}\x1f\n\'NULL'), max_size=12
@@ -45,7 +49,6 @@ JSON = st.recursive(
 )
 LABELS = st.dictionaries(TEXT, TEXT, max_size=3)
 DEFINITIONS = st.dictionaries(TEXT, JSON, max_size=3)
-ERRORS = st.fixed_dictionaries({"code": TEXT, "message": TEXT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,31 +151,8 @@ def _execution(draw: st.DrawFn, owner: int, folded: Any, at: datetime) -> tuple[
     stream_id = execution_stream(execution_id)
     state = folded[owner, stream_id]
     if state is None:
-        steps = tuple(
-            PlannedStep(StepId(step), ActionName("act"), ModuleName("m-1"), (StepId("build"),) if number else (), {}, 300.0,
-                        RetryPolicy())
-            for number, step in enumerate(STEPS)
-        )  # fmt: skip
-        inputs = draw(DEFINITIONS)
-        return stream_id, [
-            execution.ExecutionStarted(execution_id, IntentId("i-1"), draw(TEXT), Version(1), draw(TEXT), inputs, steps, at)
-        ]
-    step = StepId(draw(st.sampled_from(STEPS)))
-    attempt = state.runs[step].attempts
-    error = draw(ERRORS)
-    events: list[Any] = [
-        execution.StepStarted(execution_id, step, ActionName("act"), attempt + 1, at),
-        execution.StepRetrying(execution_id, step, attempt + 1, error, at + timedelta(seconds=1), at),
-        execution.StepCompleted(execution_id, step, attempt, draw(JSON), at),
-        execution.StepFailed(execution_id, step, attempt, error, at),
-        execution.ExecutionCompleted(execution_id, at),
-        execution.ExecutionFailed(execution_id, step, error, at),
-        execution.ExecutionCancelled(execution_id, None, at),
-        execution.ExecutionPaused(execution_id, at),
-        execution.ExecutionResumed(execution_id, at),
-        execution.ExecutionRetried(execution_id, (step,), at),
-    ]
-    return stream_id, [draw(st.sampled_from(events))]
+        return stream_id, draw(starts(at, execution_id))
+    return stream_id, draw(continuations(state, at))
 
 
 async def record(store: EventStore, tenant_id: str, stream_id: str, *events: codec.DomainEvent) -> int:
@@ -198,17 +178,28 @@ def deprecated(intent_id: str) -> intent.IntentDeprecated:
     return intent.IntentDeprecated(IntentId(intent_id), BEGIN)
 
 
-def started(execution_id: str, **changes: Any) -> execution.ExecutionStarted:
+def started(execution_id: str, **changes: Any) -> ExecutionStarted:
     """An execution's first event, of one step."""
     facts: dict[str, Any] = {
         "intent_id": IntentId("i-1"), "intent_name": "deploy-web-app", "version": Version(1), "target": "production",
         "inputs": {}, "at": BEGIN,
         "steps": (PlannedStep(StepId("build"), ActionName("act"), ModuleName("m-1"), (), {}, 300.0, RetryPolicy()),),
     }  # fmt: skip
-    return execution.ExecutionStarted(ExecutionId(execution_id), **{**facts, **changes})
+    return ExecutionStarted(ExecutionId(execution_id), **{**facts, **changes})
 
 
 def registered(name: str, *actions: str) -> module.ModuleRegistered:
     """A module's first event."""
     transport = Transport("http", url="https://example.org")
     return module.ModuleRegistered(ModuleName(name), tuple(Action(ActionName(action)) for action in actions), transport, BEGIN)
+
+
+def provisioned(execution_id: str, step: str, kind: str, identity: str) -> ResourceProvisioned:
+    """A resource that a step has made."""
+    return ResourceProvisioned(ExecutionId(execution_id), StepId(step), kind, identity, {"size": 2}, BEGIN)
+
+
+def subscribed(subscription_id: str) -> SubscriptionCreated:
+    """A subscription's first event."""
+    terms = Terms("https://hooks.example.org/x")
+    return SubscriptionCreated(SubscriptionId(subscription_id), terms, Start(position=0), SecretId("secret-1"), BEGIN)

@@ -24,7 +24,7 @@ from domain.documents import module_document
 from domain.json_values import Faults
 from domain.module import Modules, RetryPolicy
 from domain.refusals import Fault, Invalid
-from domain.steps import read_retry, read_seconds
+from domain.step_policies import read_retry, read_seconds
 from domain.values import ActionName, ModuleName
 from write_api.writing import KEY_HEADERS, REPLAY, WRITTEN, Clock, envelope, gone, utc_now, written
 
@@ -64,17 +64,23 @@ _EXAMPLE: Final[Any] = {
 
 
 def _address(value: Any) -> Any:
-    """A bare URL stands for the HTTP transport to it."""
+    """A bare URL stands for the HTTP transport to it, and the word `pull` for that transport."""
+    if value == "pull":
+        return {"type": "pull"}
     return {"type": "http", "url": value} if isinstance(value, str) else value
 
 
 class TransportBody(BaseModel):
-    """How the module is reached: `http` at `url`, or `in-process` as the plug-in named `plugin`."""
+    """How the module is reached: `http` at `url`, `in-process` as the plug-in named `plugin`, or `pull`: its workers fetch work.
+
+    With a `secret`, a reference such as `secret://name`, requests over HTTP are signed.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True)
-    type: Literal["http", "in-process"] = Field(validation_alias=AliasChoices("type", "kind"))
+    type: Literal["http", "in-process", "pull"] = Field(validation_alias=AliasChoices("type", "kind"))
     url: str | None = Field(None, examples=["https://builds.example.com/actions"])
     plugin: str | None = None
+    secret: str | None = Field(None, examples=["secret://builds-signing"])
 
 
 class ActionBody(BaseModel):
@@ -166,7 +172,7 @@ def _document(outcome: Outcome[Modules], name: str) -> dict[str, Any]:
 
 
 def _transport(body: TransportBody) -> module.Transport:
-    return module.Transport(kind=body.type, url=body.url, plugin=body.plugin)
+    return module.Transport(kind=body.type, url=body.url, plugin=body.plugin, secret=body.secret)
 
 
 def _actions(bodies: list[ActionBody]) -> tuple[module.Action, ...]:

@@ -95,16 +95,71 @@ class IntentVersion(BaseModel):
 
 
 class ExecutionReceipt(BaseModel):
-    """An execution that has been asked for something; `GET /executions/{execution_id}` and its events tell the rest."""
+    """An execution that has been asked for something; `GET /executions/{execution_id}` and its events tell the rest.
+
+    `deduplicated`: nothing was started, because this execution runs for the same business key already.
+    """
 
     execution_id: str = Field(examples=[_EXECUTION_ID])
     intent_id: str = Field(examples=[_INTENT_ID])
     version: int = Field(ge=1, examples=[1])
     status: ExecutionStatus
+    deduplicated: bool = False
+
+
+class WaitingFor(BaseModel):
+    """What a step waits for. `on_due` is what happens should its `due_at` come first.
+
+    An approval says which `roles` may give it (any, where empty) and its `message`, a signal its name, a child which execution of
+    which intent.
+    """
+
+    reason: Literal["timer", "approval", "signal", "child", "resume"]
+    on_due: Literal["complete", "fail", "skip"]
+    roles: list[str] | None = None
+    message: Any = None
+    signal: str | None = None
+    execution_id: str | None = None
+    intent: str | None = None
+    version: int | None = None
+
+
+class Compensation(BaseModel):
+    """How far the undoing of a step has come."""
+
+    status: StepStatus
+    attempts: int = Field(ge=0)
+    error: dict[str, Any] | None
+    due_at: datetime | None
+    started_at: datetime
+    completed_at: datetime | None
+
+
+class StepItem(BaseModel):
+    """One item of a step that is done for each of a list. What it has given is in the result of the step."""
+
+    id: str = Field(examples=["deploy[0]"])
+    status: StepStatus
+    attempts: int = Field(ge=0)
+    error: dict[str, Any] | None
+    fell_back: bool
+    waiting_for: WaitingFor | None
+    due_at: datetime | None
+    compensation: Compensation | None
+    started_at: datetime | None
+    completed_at: datetime | None
+
+
+class StepItems(BaseModel):
+    """The items of a step: how many there are, how many are in which status, and the first 100."""
+
+    total: int = Field(ge=0)
+    statuses: dict[str, int] = Field(examples=[{"completed": 2, "running": 1}])
+    runs: list[StepItem]
 
 
 class ExecutionStep(BaseModel):
-    """A step and how far it has come."""
+    """A step and how far it has come. At `due_at` it is tried again, or what it waits for has not come in time."""
 
     id: str = Field(examples=["build-docker-image"])
     action: str = Field(examples=["build-docker-image"])
@@ -113,12 +168,35 @@ class ExecutionStep(BaseModel):
     depends_on: list[str]
     result: Any
     error: dict[str, Any] | None
+    fell_back: bool
+    waiting_for: WaitingFor | None
+    due_at: datetime | None
+    items: StepItems | None
+    compensation: Compensation | None
     started_at: datetime | None
     completed_at: datetime | None
 
 
+class ExecutionParent(BaseModel):
+    """The step of another execution that this execution is carried out for."""
+
+    execution_id: str = Field(examples=[_EXECUTION_ID])
+    step: str
+
+
+class HeldResource(BaseModel):
+    """Something a step has made and nobody has released, by its maker's own id."""
+
+    type: str = Field(examples=["vm"])
+    id: str = Field(examples=["vm-1"])
+    step: str
+
+
 class Execution(BaseModel):
-    """An execution with every step, in the order of its plan."""
+    """An execution with every step, in the order of its plan.
+
+    `not_undone` are the steps whose undoing failed, `resources` what its steps have made and not released: of both the first 100.
+    """
 
     id: str = Field(examples=[_EXECUTION_ID])
     execution_id: str = Field(examples=[_EXECUTION_ID])
@@ -129,7 +207,16 @@ class Execution(BaseModel):
     status: ExecutionStatus
     target: str = Field(examples=["production"])
     inputs: dict[str, Any]
+    priority: int = Field(ge=1, le=5)
+    business_key: str | None
+    deadline_at: datetime | None
+    parent: ExecutionParent | None
+    started_by: str | None
+    result: Any
     error: dict[str, Any] | None
+    reason: str | None
+    not_undone: list[str]
+    resources: list[HeldResource]
     started_at: datetime = Field(examples=[_AT])
     completed_at: datetime | None
     updated_at: datetime = Field(examples=[_AT])
@@ -137,8 +224,12 @@ class Execution(BaseModel):
 
 
 ExecutionEventType = Literal[
-    "execution_started", "step_started", "step_retrying", "step_completed", "step_failed", "execution_completed",
-    "execution_failed", "execution_cancelled", "execution_paused", "execution_resumed", "execution_retried",
+    "execution_started", "step_started", "step_retrying", "step_completed", "step_failed", "step_skipped", "step_waiting",
+    "step_approved", "step_rejected", "step_expanded", "step_falling_back", "step_cancelled", "step_compensated",
+    "signal_received", "resource_provisioned", "resource_released", "cancellation_requested", "compensation_started",
+    "compensation_failed", "execution_failing", "execution_completed", "execution_failed", "execution_cancelled",
+    "execution_terminated", "execution_paused", "execution_resumed", "execution_retried", "execution_rerun",
+    "execution_stalled",
 ]  # fmt: skip
 
 
@@ -174,11 +265,16 @@ class Action(BaseModel):
 
 
 class Transport(BaseModel):
-    """How a module is reached: over HTTP at `url`, or in the platform's process as the plug-in named `plugin`."""
+    """How a module is reached: over HTTP at `url`, in the platform's process as the plug-in named `plugin`, or by workers that
+    fetch its work (`pull`).
 
-    kind: Literal["http", "in-process"]
+    `secret` refers to what requests over HTTP are signed with.
+    """
+
+    kind: Literal["http", "in-process", "pull"]
     url: str | None
     plugin: str | None
+    secret: str | None
 
 
 class Module(BaseModel):

@@ -54,7 +54,8 @@ class Edge:
         except Exception as fault:
             problem = problem_of(fault)
             if problem.code == "internal-error":
-                log.error("a request failed", path=scope["path"], method=scope["method"], exc_info=fault)
+                route = getattr(scope.get("route"), "path", "none")  # the address itself may hold a token
+                log.error("a request failed", route=route, method=scope["method"], exc_info=fault)
             if not answer.has_started:
                 await response(HTTPConnection(scope), problem)(scope, receive, answer.send)
             elif not answer.has_ended:

@@ -28,12 +28,29 @@ def parse_object(raw: bytes) -> dict[str, Any]:
     Raises `Problem`: `not-json`, or `validation-failed` for what is JSON and no object, nests too deep, holds NUL characters,
     or integers that do not fit 64 bits (they would be rounded without a word).
     """
-    try:
-        value = orjson.loads(raw)
-    except orjson.JSONDecodeError as fault:
-        raise Problem("not-json", f"The body is not valid JSON: {fault}.") from fault
+    value = _loaded(raw)
     if not isinstance(value, dict):
         raise _invalid([Fault("", "The body must be a JSON object.", "not-an-object")])
+    _check(value, raw)
+    return value
+
+
+def parse_value(raw: bytes) -> Any:
+    """Any JSON value in `raw`; null where there is none. Raises `Problem` as `parse_object` does."""
+    value = _loaded(raw) if raw else None
+    _check(value, raw)
+    return value
+
+
+def _loaded(raw: bytes) -> Any:
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError as fault:
+        raise Problem("not-json", f"The body is not valid JSON: {fault}.") from fault
+
+
+def _check(value: Any, raw: bytes) -> None:
+    """Raises `Problem` for what is JSON and cannot be kept as it is."""
     if raw.count(b"[") + raw.count(b"{") > DEPTH_MAX and _is_deeper_than(value, DEPTH_MAX):
         raise _invalid([Fault("", f"The body nests deeper than {DEPTH_MAX} levels.", "too-deep")])
     if b"\\u0000" in raw:
@@ -42,7 +59,6 @@ def parse_object(raw: bytes) -> dict[str, Any]:
             raise _invalid(faults)
     if _MANY_DIGITS.search(raw):
         _check_integers(raw)
-    return value
 
 
 def validated(model: type[M], value: dict[str, Any]) -> M:

@@ -23,8 +23,16 @@ _IN_PATH: Final = {
     "tenant_id": "The tenant's id.",
     "intent_id": "The intent's id.",
     "execution_id": "The execution's id.",
+    "step": "The step's id; of a step that is done for each of a list, one item's, such as `deploy[2]`.",
+    "signal": "The name of the signal.",
     "version": "The number of a version.",
     "name": "The module's name.",
+    "subscription_id": "The subscription's id.",
+    "token": "The `callback_token` that came with the request to the module.",
+    "artifact_id": "The artifact's id.",
+    "lease_token": "The `lease_token` that came with the work.",
+    "type": "The name of a type of event.",
+    "position": "The `position` of an event.",
 }
 _REQUEST_HEADERS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "X-Tenant-Id": ("Which tenant is meant, where the token covers several.", _SLUG),
@@ -62,6 +70,8 @@ class Answer:
     at_times: tuple[str, ...] = ()
     streams: tuple[str, dict[str, Any]] | None = None
     """Another media type, which streams items of this schema."""
+    texts: tuple[str, ...] = ()
+    """Other media types, of text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +99,7 @@ class Operation:
         implied = [*_ALWAYS]
         if "{" in self.path:
             implied.append(404)
-        if self.method in ("POST", "PUT"):
+        if self.method in ("POST", "PUT", "PATCH"):
             implied.append(413)
         return tuple(sorted({*implied, *self.refusals}))
 
@@ -177,6 +187,7 @@ def _answer(answer: Answer, references: dict[type[BaseModel], dict[str, Any]]) -
     if answer.streams is not None:
         media_type, item = answer.streams
         content[media_type] = {"itemSchema": item}
+    content |= {media_type: {"schema": _STRING} for media_type in answer.texts}
     if content:
         described["content"] = content
     return described

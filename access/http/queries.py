@@ -3,6 +3,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -53,6 +54,17 @@ def choice(name: str, description: str, values: Sequence[str]) -> Parameter:
     return Parameter(name, description, {"type": "string", "enum": list(values)}, read)
 
 
+def flag(name: str, description: str) -> Parameter:
+    """A parameter that is `true` or `false`."""
+
+    def read(value: str) -> bool:
+        if value not in ("true", "false"):
+            raise ValueError("It must be true or false.")
+        return value == "true"
+
+    return Parameter(name, description, {"type": "boolean"}, read)
+
+
 def number(name: str, description: str, minimum: int, maximum: int, default: int | None = None) -> Parameter:
     """A whole number parameter."""
 
@@ -65,6 +77,22 @@ def number(name: str, description: str, minimum: int, maximum: int, default: int
     if default is not None:
         schema["default"] = default
     return Parameter(name, description, schema, read)
+
+
+def moment(name: str, description: str) -> Parameter:
+    """A parameter that is a time with its offset."""
+    sentence = "It must be an RFC 3339 time with its offset, such as 2026-11-21T09:30:00Z."
+
+    def read(value: str) -> datetime:
+        try:
+            at = datetime.fromisoformat(value)
+            if at.tzinfo is None:
+                raise ValueError(sentence)
+            return at.astimezone(UTC)
+        except (ValueError, OverflowError) as fault:
+            raise ValueError(sentence) from fault
+
+    return Parameter(name, description, {"type": "string", "format": "date-time"}, read)
 
 
 LIMIT: Final = number("limit", "How many items a page has at most.", 1, LIMIT_MAX, LIMIT_DEFAULT)

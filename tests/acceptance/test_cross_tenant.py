@@ -22,6 +22,7 @@ from domain.definition import Limits, Rules
 from domain.module import Modules
 from domain.values import IntentId, TenantId, execution_stream, intent_stream
 from event_store.ids import uuid7
+from modules.artifacts.files import FileArtifacts
 from quantum.app import Platform
 from tests.api_probe import Operation, assert_problem, operations_of, places, replaced, value_at
 from tests.conftest import Database
@@ -111,10 +112,13 @@ async def _owner(http: Http, name: str) -> Owned:
         return shown if shown.status_code == 200 and shown.json()["status"] == "failed" else None
 
     assert canary in (await wait_until(ended, what="the execution to end")).text
+    artifact = await FileArtifacts(http.platform.settings.data_dir / "artifacts").put(tenant.id, f'{{"a":"{canary}"}}'.encode())
     owned = Owned(tenant, canary)
     owned.values = {
         "tenant_id": tenant.id, "intent_id": intent.json()["id"], "execution_id": started.json()["execution_id"],
         "name": f"module-{canary}", "version": "1",
+        "step": "no-op", "signal": f"signal-{canary}", "type": "quantum.intent.created.v1", "position": started.headers["Quantum-Position"],
+        "token": "of-nobody", "artifact_id": artifact.id,
     }  # fmt: skip
     owned.tokens = [started.headers["Quantum-Position"], intent.headers["Quantum-Position"]]
     for listed in ("/intents?limit=1", "/executions?limit=1", "/modules?limit=1", f"{execution_path}/events?limit=1"):

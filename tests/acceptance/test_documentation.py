@@ -81,7 +81,7 @@ def test_commands_targets_settings_and_links_that_a_page_names_exist(page: Path)
     for line in code(text):
         for named in re.findall(r"\bmake ([a-z]+)\b", line):
             assert named in targets, f"make {named}"
-        for named in re.findall(r"(?:^|[ (/])quantum ((?:[a-z]+ ?)+(?: --[a-z-]+)*)", line):
+        for named in re.findall(r"(?:^|[ (/])quantum ((?:[a-z][a-z-]* ?)+(?: --[a-z-]+)*)", line):
             _find(named.split())
         for named in re.findall(r"\bQUANTUM_[A-Z_]+\b", line):
             assert named in settings or named.startswith("QUANTUM_TEST_"), named

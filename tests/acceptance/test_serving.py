@@ -169,7 +169,7 @@ async def test_a_data_directory_in_use_is_named_with_its_holder(served: Served):
         (["serve", "--role", "emperor"], {}, "QUANTUM_ROLE should be"),
         (["serve"], {"port": "http"}, "QUANTUM_PORT should be"),
         (["serve"], {"prot": "8000"}, "QUANTUM_PROT is not a setting: did you mean QUANTUM_PORT?"),
-        (["serve"], {"stream": "kafka", "kafka_bootstrap": "h:1"}, "QUANTUM_STREAM=kafka is not in this release"),
+        (["serve"], {"stream": "kafka"}, "QUANTUM_KAFKA_BOOTSTRAP is missing"),
         (["serve", "--host", "256.1.1.1"], {}, "256.1.1.1"),
         (["serve", "--data-dir", "/proc/nowhere"], {"port": "0"}, "/proc/nowhere"),
     ],

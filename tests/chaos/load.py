@@ -12,7 +12,8 @@ import orjson
 
 from domain import execution, intent
 from domain.documents import execution_document, intent_document
-from domain.execution import Execution, StepCompleted, StepFailed, StepStarted
+from domain.execution import Execution
+from domain.execution_events import StepCompleted, StepFailed, StepStarted
 from domain.intent import Intent
 from domain.values import TenantId
 from event_store.records import RecordedEvent

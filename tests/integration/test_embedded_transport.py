@@ -1,12 +1,14 @@
 # intent_ref: tests.embedded-transport
-"""The embedded stream: at least once, in order per key, shared between processes, and quick."""
+"""What is special to the embedded stream: leases on partitions, kept in the database, and checkpoints in the log's positions.
+
+What every transport promises is in `test_transport_contract.py`.
+"""
 
 import asyncio
 import signal
 import sys
-from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,49 +16,11 @@ import pytest
 
 from event_store.store import EventStore
 from streaming.embedded import EmbeddedTransport
-from streaming.transport import Handler, Message, partition_of
+from streaming.transport import Message, partition_of
 from tests.conftest import Database
+from tests.consumers import Seen, another_store, consuming
 from tests.streams import append
 from tests.waiting import wait_until
-
-
-class Seen:
-    """What a handler was given."""
-
-    def __init__(self, tenant: str) -> None:
-        self.tenant = tenant
-        self.messages: list[Message] = []
-        self.batches: list[int] = []
-
-    async def handle(self, messages: Sequence[Message]) -> None:
-        self.batches.append(len(messages))
-        self.messages += [message for message in messages if message.tenant_id == self.tenant]
-
-    def versions(self) -> dict[str, list[int]]:
-        by_stream: dict[str, list[int]] = defaultdict(list)
-        for message in self.messages:
-            by_stream[message.stream_id].append(message.version)
-        return dict(by_stream)
-
-
-@asynccontextmanager
-async def consuming(transport: EmbeddedTransport, group: str, handler: Handler, **more: Any) -> AsyncIterator[asyncio.Event]:
-    stop = asyncio.Event()
-    task = asyncio.create_task(transport.consume(group, handler, stop=stop, **more))
-    try:
-        yield stop
-    finally:
-        stop.set()
-        await asyncio.wait_for(task, 20)
-
-
-@asynccontextmanager
-async def another_store(database: Database) -> AsyncIterator[EventStore]:
-    store = await EventStore.connect(app_dsn=database.app_dsn, platform_dsn=database.platform_dsn)
-    try:
-        yield store
-    finally:
-        await store.close()
 
 
 async def shares(store: EventStore, group: str) -> list[int]:
@@ -74,17 +38,6 @@ def shares_are(store: EventStore, group: str, wanted: list[int]) -> Callable[[],
     return are
 
 
-async def test_a_group_gets_every_event_once_in_order_per_stream_history_and_live(store: EventStore) -> None:
-    seen = Seen("every")
-    for stream in range(20):
-        await append(store, "every", f"s{stream}", 5)
-    async with consuming(EmbeddedTransport(store), "every", seen.handle, batch_max=7):
-        await asyncio.gather(*(append(store, "every", f"s{stream}", 5) for stream in range(20)))
-        await wait_until(lambda: len(seen.messages) >= 200, what="all events")
-    assert seen.versions() == {f"s{stream}": list(range(1, 11)) for stream in range(20)}
-    assert max(seen.batches) <= 7
-
-
 async def test_a_message_carries_the_event_as_it_was_recorded(store: EventStore) -> None:
     seen = Seen("carried")
     await append(store, "carried", "s")
@@ -95,18 +48,6 @@ async def test_a_message_carries_the_event_as_it_was_recorded(store: EventStore)
     assert message.key == "carried/s"
     assert message.metadata.actor == "user-1"
     assert type(message.event).__name__ == "IntentDeprecated"
-
-
-async def test_groups_are_independent_and_each_resumes_behind_what_it_handled(store: EventStore) -> None:
-    one, two = Seen("groups"), Seen("groups")
-    transport = EmbeddedTransport(store)
-    await append(store, "groups", "s", 3)
-    async with consuming(transport, "groups-1", one.handle):
-        await wait_until(lambda: len(one.messages) == 3, what="the first events")
-    await append(store, "groups", "s", 2)
-    async with consuming(transport, "groups-1", one.handle), consuming(transport, "groups-2", two.handle):
-        await wait_until(lambda: len(one.messages) >= 5 and len(two.messages) >= 5, what="all events")
-    assert one.versions() == two.versions() == {"s": [1, 2, 3, 4, 5]}
 
 
 async def test_topics_not_asked_for_are_passed_over(store: EventStore) -> None:
@@ -122,48 +63,6 @@ async def test_topics_not_asked_for_are_passed_over(store: EventStore) -> None:
 
         await wait_until(passed, what="the checkpoint to move")
     assert not seen.batches
-
-
-async def test_a_new_group_can_start_behind_the_present_end(store: EventStore) -> None:
-    seen = Seen("end")
-    await append(store, "end", "s", 3)
-    async with consuming(EmbeddedTransport(store, start="end"), "end", seen.handle):
-        await wait_until(shares_are(store, "end", [16]), what="the leases")
-        await append(store, "end", "s", 1)
-        await wait_until(lambda: seen.messages, what="the live event")
-    assert seen.versions() == {"s": [4]}
-
-
-async def test_a_batch_that_was_not_handled_comes_again_and_none_after_it_comes_first(store: EventStore) -> None:
-    seen = Seen("again")
-    failures = iter([True, True])
-
-    async def handle(messages: Sequence[Message]) -> None:
-        if any(message.tenant_id == "again" for message in messages) and next(failures, False):
-            raise ConnectionError("not now")
-        await seen.handle(messages)
-
-    await append(store, "again", "s", 10)
-    async with consuming(EmbeddedTransport(store), "again", handle, batch_max=3):
-        await wait_until(lambda: len(seen.messages) >= 10, what="all events")
-    assert seen.versions() == {"s": list(range(1, 11))}
-
-
-async def test_at_most_one_batch_is_read_ahead_of_a_slow_handler(store: EventStore) -> None:
-    seen, go_on = Seen("slow"), asyncio.Event()
-
-    async def slow(messages: Sequence[Message]) -> None:
-        await go_on.wait()
-        await seen.handle(messages)
-
-    await append(store, "slow", "s", 40)
-    transport = EmbeddedTransport(store)
-    async with consuming(transport, "slow", slow, batch_max=10):
-        await wait_until(shares_are(store, "slow", [16]), what="the leases")
-        assert transport.statistics.delivered == 0
-        go_on.set()
-        await wait_until(lambda: len(seen.messages) >= 40, what="all events")
-    assert max(seen.batches) <= 10
 
 
 async def test_stopping_finishes_the_batch_in_hand_and_stores_how_far_it_came(store: EventStore) -> None:

@@ -21,7 +21,8 @@ from commands.intent import CreateIntent
 from commands.module import RegisterModule, RemoveModule
 from domain import execution
 from domain.definition import Limits, Rules
-from domain.execution import Execution, StepCompleted, StepFailed, StepStarted
+from domain.execution import Execution
+from domain.execution_events import StepCompleted, StepFailed, StepStarted
 from domain.module import Action, Module, RetryPolicy, Transport
 from domain.values import ActionName, ExecutionId, IntentId, ModuleName, TenantId, execution_stream
 from event_store.faults import DATABASE_FAULTS
@@ -93,12 +94,16 @@ class World:
     def envelope(self, **more: Any) -> Envelope:
         return Envelope(self.tenant, uuid7(), "user:test", more.pop("correlation_id", "corr-1"), **more)
 
-    async def start(self, steps: list[dict[str, Any]], inputs: dict[str, Any] | None = None, **more: Any) -> ExecutionId:
+    async def start(
+        self, steps: list[dict[str, Any]], inputs: dict[str, Any] | None = None, timeout: str | None = None, **more: Any
+    ) -> ExecutionId:
         intent, started = IntentId(str(uuid7())), ExecutionId(str(uuid7()))
-        definition = {"target": "production", "steps": steps}
+        definition = {"target": "production", "steps": steps, "timeout": timeout}
         create = CreateIntent(intent_id=intent, name=f"i-{intent}", definition=definition, at=now())
         await handle(self.shell, create, self.envelope())
-        command = StartExecution(execution_id=started, intent_id=intent, inputs=inputs or {}, at=now())
+        command = StartExecution(
+            execution_id=started, intent_id=intent, inputs=inputs or {}, tenant_id=self.tenant, at=now()
+        )  # fmt: skip
         await handle(self.shell, command, self.envelope(**more))
         return started
 

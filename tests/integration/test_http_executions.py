@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from access.http.documents import ExecutionEventType
-from domain.execution import ExecutionEvent
+from domain.execution_events import ExecutionEvent
 from read_api.execution_events import TYPES
 from read_api.executions import STREAMS_MAX
 from tests.conftest import Database

@@ -42,9 +42,11 @@ async def test_every_operation_tells_its_errors_as_problem_documents(document: d
         for method, operation in methods.items():
             if not path.startswith("/api"):
                 continue
-            assert {"400", "401", "403", "422", "503"} <= set(operation["responses"]), (method, path)
+            takes_a_token = not path.startswith("/api/v1/callbacks/")  # the address itself is the authority there
+            expected = {"400", "401", "422", "503", *(["403"] if takes_a_token else [])}
+            assert expected <= set(operation["responses"]), (method, path)
             assert ("404" in operation["responses"]) == ("{" in path)
-            assert operation["security"] == [{"bearer": []}]
+            assert operation["security"] == ([{"bearer": []}] if takes_a_token else [])
             for status, response in operation["responses"].items():
                 if int(status) >= 400:
                     assert list(response["content"]) == ["application/problem+json"]
@@ -89,6 +91,8 @@ async def test_schemathesis_finds_no_server_error_and_no_undocumented_answer(htt
         "not_a_server_error", "status_code_conformance", "content_type_conformance", "response_headers_conformance",
         "response_schema_conformance",
     )  # fmt: skip
+    # A long poll may take the minute it is asked to take.
+    (tmp_path / "schemathesis.toml").write_text('[parameters]\n"query.wait" = 0\n')
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "schemathesis.cli", "run", f"{http.address}/openapi.json", "--checks", ",".join(checks),
         "-H", f"Authorization: Bearer {http.token(tenant.id, roles=['platform-admin'])}", "--max-examples", "25",

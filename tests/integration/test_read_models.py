@@ -10,16 +10,17 @@ import asyncpg
 import orjson
 import pytest
 
-from domain import execution, intent, tenant
+from domain import execution_events, intent, tenant
+from domain.execution_events import ResourceReleased
 from domain.module import ModuleRemoved
-from domain.values import ExecutionId, IntentId, ModuleName, TenantId, Version
+from domain.values import ExecutionId, IntentId, ModuleName, StepId, TenantId, Version
 from event_store.store import EventStore
-from projections import executions, intents, modules, tenants
+from projections import executions, intents, modules, resources, tenants
 from projections.documents import DocumentReader
 from projections.pages import InvalidCursor, Page
 from projections.schema import prepare
 from tests.conftest import Database
-from tests.histories import BEGIN, created, deprecated, record, registered, started
+from tests.histories import BEGIN, created, deprecated, provisioned, record, registered, started, subscribed
 from tests.projected import TABLES, Projected, projecting
 
 ONE, TWO = TenantId("tenant-one"), TenantId("tenant-two")
@@ -195,7 +196,7 @@ async def test_executions_are_found_by_status_intent_and_start(projected: Projec
     later = BEGIN + timedelta(hours=1)
     await record(projected.store, owner, "execution-1", started("1"))
     await record(projected.store, owner, "execution-2", started("2", intent_id=IntentId("i-2"), intent_name="backup", at=later))
-    await record(projected.store, owner, "execution-2", execution.ExecutionCompleted(ExecutionId("2"), later))
+    await record(projected.store, owner, "execution-2", execution_events.ExecutionCompleted(ExecutionId("2"), later))
     await projected.caught_up()
 
     async def ids(**filters: Any) -> list[str]:
@@ -235,6 +236,38 @@ async def test_modules_and_tenants_are_listed(projected: Projected, reader: Docu
     assert owner in found(await tenants.list_tenants(projected.store.platform_pool, status="suspended"))
 
 
+async def test_resources_are_listed_with_what_made_them_and_whether_they_are_there(projected: Projected) -> None:
+    pool, owner = projected.store.tenant_pool, TenantId("tenant-resources")
+    disk = ResourceReleased(ExecutionId("e-1"), StepId("build"), "disk", "d/1", BEGIN)
+    await record(
+        projected.store, owner, "execution-e-1", provisioned("e-1", "build", "vm", "1"), provisioned("e-1", "build", "disk", "d/1"),
+        disk,
+    )  # fmt: skip
+    await record(projected.store, owner, "execution-e-2", provisioned("e-2", "deploy", "vm", "2"))
+    await record(projected.store, owner, "execution-e-2", provisioned("e-2", "deploy", "x" * 5_000, "y" * 5_000))
+    await projected.caught_up()
+
+    async def ids(**filters: Any) -> list[str]:
+        return found(await resources.list_resources(pool, owner, **filters))
+
+    assert await ids() == ["y" * 5_000, "2", "d/1", "1"]
+    assert await ids(type="vm") == ["2", "1"]
+    assert await ids(type="x" * 5_000) == ["y" * 5_000]
+    assert await ids(execution_id="e-1", status="provisioned") == ["1"]
+    assert await ids(status="released") == ["d/1"]
+    assert await ids(type="\0") == []
+    assert found(await resources.list_resources(pool, TWO)) == []
+    shown = orjson.loads((await resources.list_resources(pool, owner, status="released")).items[0])
+    assert shown["released_by"] == {"execution_id": "e-1", "step": "build"}
+    assert (shown["attributes"], shown["execution_id"], shown["step"]) == ({"size": 2}, "e-1", "build")
+    await record(projected.store, owner, "execution-e-3", provisioned("e-3", "again", "disk", "d/1"))
+    await projected.caught_up()
+    [again] = [orjson.loads(item) for item in (await resources.list_resources(pool, owner, type="disk")).items]
+    assert (again["status"], again["execution_id"], again["released_at"]) == ("provisioned", "e-3", None)
+    first = await resources.list_resources(pool, owner, limit=1)
+    assert found(await resources.list_resources(pool, owner, limit=3, cursor=first.next_cursor)) == ["y" * 5_000, "2", "1"]
+
+
 FUNCTIONS = {
     "read_intents": "SELECT * FROM quantum.read_intents(ARRAY[$1], ARRAY['i'])",
     "read_executions": "SELECT * FROM quantum.read_executions(ARRAY[$1], ARRAY['i'])",
@@ -242,7 +275,9 @@ FUNCTIONS = {
     "read_tenants": "SELECT * FROM quantum.read_tenants(ARRAY[$1], ARRAY['tenant-guarded'])",
     "list_intents": "SELECT * FROM quantum.list_intents($1, NULL, 1::bigint << 40, 10)",
     "list_intent_versions": "SELECT * FROM quantum.list_intent_versions($1, 'i', 1::bigint << 40, 10)",
-    "list_executions": "SELECT * FROM quantum.list_executions($1, NULL, NULL, NULL, NULL, NULL, 1::bigint << 40, 10)",
+    "list_executions": "SELECT * FROM quantum.list_executions($1, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 1::bigint << 40, 10)",
+    "list_resources": "SELECT * FROM quantum.list_resources($1, NULL, NULL, NULL, 1::bigint << 40, 10)",
+    "list_subscriptions": "SELECT * FROM quantum.list_subscriptions($1, 1::bigint << 40, 10)",
     "list_modules": "SELECT * FROM quantum.list_modules($1, 1::bigint << 40, 10)",
     "search_intents": "SELECT * FROM quantum.search_intents(left($1, 0) || NULL, '{}', NULL, NULL, 1::bigint << 40, 10)",
 }
@@ -254,12 +289,15 @@ async def test_no_table_and_no_function_shows_a_row_without_its_tenant(projected
     await record(projected.store, guarded, "intent-i", created("i"))
     await record(projected.store, guarded, "execution-i", started("i"))
     await record(projected.store, guarded, "modules", registered("i", "a"))
+    await record(projected.store, guarded, "execution-i", provisioned("i", "build", "vm", "1"))
+    await record(projected.store, guarded, "subscriptions", subscribed("s"))
     await projected.caught_up()
     connection = await asyncpg.connect(database.app_dsn)
     try:
         existing = await connection.fetch(
             "SELECT proname FROM pg_proc WHERE pronamespace = 'quantum'::regnamespace"
             " AND proname ~ '^(read_(intents|executions|modules|tenants)|list_|search_)'"
+            " AND proname <> 'list_webhook_deliveries'"  # of no read model
         )
         assert {row["proname"] for row in existing} == set(FUNCTIONS), "a function is missing from this test"
 

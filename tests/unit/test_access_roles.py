@@ -10,7 +10,9 @@ WRITERS = {
     "intents:write": {"author", "tenant-admin", "platform-admin"},
     "executions:start": {"operator", "author", "tenant-admin", "service", "platform-admin"},
     "executions:control": {"operator", "author", "tenant-admin", "service", "platform-admin"},
+    "executions:approve": {"operator", "author", "tenant-admin", "service", "platform-admin"},
     "modules:write": {"tenant-admin", "platform-admin"},
+    "subscriptions:write": {"tenant-admin", "service", "platform-admin"},
 }
 
 

@@ -38,11 +38,21 @@ def test_the_tutorials_definition_is_read_step_by_step() -> None:
     definition = parse_definition(deployment(), CATALOGUE, RULES)
     assert definition.target == "production"
     assert definition.steps == (
-        Step("build-docker-image", "build-docker-image", (), {"image": "myapp:latest", "context": "./app"}),
+        Step("build-docker-image", "build-docker-image", (), {"image": "myapp:latest", "context": "./app"}, is_sequel=True),
         Step(
-            "push-to-registry", "push-to-registry", ("build-docker-image",), {"registry": "azurecr.io", "image": "myapp:latest"}
+            "push-to-registry",
+            "push-to-registry",
+            ("build-docker-image",),
+            {"registry": "azurecr.io", "image": "myapp:latest"},
+            is_sequel=True,
         ),
-        Step("deploy-to-kubernetes", "deploy-to-kubernetes", ("push-to-registry",), {"namespace": "production", "replicas": 3}),
+        Step(
+            "deploy-to-kubernetes",
+            "deploy-to-kubernetes",
+            ("push-to-registry",),
+            {"namespace": "production", "replicas": 3},
+            is_sequel=True,
+        ),
     )
 
 
@@ -92,7 +102,17 @@ def test_a_step_can_wait_for_one_that_comes_later() -> None:
 
 @pytest.mark.parametrize(
     ("written", "seconds"),
-    [(1, 1.0), (0.5, 0.5), (86_400, 86_400.0), ("30s", 30.0), ("5m", 300.0), ("2h", 7200.0), ("1.5 m", 90.0), ("250ms", 0.25)],
+    [
+        (1, 1.0),
+        (0.5, 0.5),
+        (86_400, 86_400.0),
+        ("30s", 30.0),
+        ("5m", 300.0),
+        ("2h", 7200.0),
+        ("1.5 m", 90.0),
+        ("250ms", 0.25),
+        ("1d", 86_400.0),
+    ],
 )
 def test_a_timeout_is_seconds_or_a_written_duration(written: Any, seconds: float) -> None:
     assert parsed(in_step(timeout=written))[0].timeout_seconds == seconds
@@ -115,12 +135,15 @@ def test_a_retry_is_a_number_of_attempts_or_a_policy(written: Any, policy: Retry
 
 
 def test_null_says_nothing() -> None:
-    assert parsed(in_step(id=None, depends_on=None, timeout=None, retry=None, when=None)) == (Step("a", "a", (), {}),)
+    assert parsed(in_step(id=None, depends_on=None, timeout=None, retry=None, when=None)) == (
+        Step("a", "a", (), {}, is_sequel=True),
+    )
 
 
-def test_keys_for_later_releases_are_kept_apart_from_parameters() -> None:
-    step = parsed(in_step(when="x", foreach=[1], image="i", name=None, approval={"by": "ops"}))[0]
-    assert step.reserved == {"when": "x", "foreach": [1], "approval": {"by": "ops"}}
+def test_control_flow_is_kept_apart_from_parameters() -> None:
+    step = parsed(in_step(when="true", foreach=[1], image="i", name=None, approval={"roles": ["ops"]}))[0]
+    assert step.control is not None
+    assert (step.control.when, step.control.items, step.control.gates[0].roles) == ("true", [1], ("ops",))
     assert step.parameters == {"image": "i", "name": None}
 
 
@@ -183,7 +206,7 @@ def test_depends_on_is_an_array_of_strings() -> None:
 
 
 @pytest.mark.parametrize(
-    "timeout", [0, -1, 86_401, True, False, "30", "s", "-1s", "0s", "25h", "1d", "٣s", [], 10**400, "9" * 400 + "s"]
+    "timeout", [0, -1, 86_401, True, False, "30", "s", "-1s", "0s", "25h", "2d", "1w", "٣s", [], 10**400, "9" * 400 + "s"]
 )
 def test_a_timeout_out_of_bounds_is_refused(timeout: Any) -> None:
     assert ("/steps/0/timeout", "invalid-duration") in found(in_step(timeout=timeout))

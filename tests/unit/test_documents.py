@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from domain import documents, intent
 from domain.documents import timestamp
-from domain.execution import ExecutionStarted, evolve
+from domain.execution import evolve
+from domain.execution_events import ExecutionStarted
 from domain.module import Action, Module, RetryPolicy, Transport
 from domain.values import ActionName, ModuleName, TenantId
 from tests.histories import BEGIN, created, started
@@ -47,7 +48,8 @@ def test_an_execution_shows_its_steps_in_the_order_of_the_plan() -> None:
     assert document["steps"] == [
         {
             "id": "build", "action": "act", "status": "pending", "attempts": 0, "depends_on": [], "result": None,
-            "error": None, "started_at": None, "completed_at": None,
+            "error": None, "fell_back": False, "waiting_for": None, "due_at": None, "items": None, "compensation": None,
+            "started_at": None, "completed_at": None,
         }
     ]  # fmt: skip
 
@@ -57,7 +59,7 @@ def test_a_module_shows_its_actions_and_whether_it_is_built_in() -> None:
     module = Module(ModuleName("sandbox"), (action,), Transport("in-process", plugin="sandbox"), BEGIN, BEGIN)
     document = documents.module_document(module, built_in=True)
     assert document["built_in"] is True
-    assert document["transport"] == {"kind": "in-process", "url": None, "plugin": "sandbox"}
+    assert document["transport"] == {"kind": "in-process", "url": None, "plugin": "sandbox", "secret": None}
     assert document["actions"] == [
         {
             "name": "deploy", "input_schema": {"type": "object"}, "output_schema": None, "timeout": 30.0,

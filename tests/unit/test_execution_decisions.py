@@ -16,12 +16,12 @@ from commands.execution import (
     RetryExecution,
     StartExecution,
     decide,
-    decide_start,
 )
+from commands.execution_start import decide_start
 from domain import intent as intents
 from domain.definition import Rules
-from domain.execution import (
-    Execution,
+from domain.execution import Execution, evolve
+from domain.execution_events import (
     ExecutionCancelled,
     ExecutionCompleted,
     ExecutionFailed,
@@ -29,15 +29,14 @@ from domain.execution import (
     ExecutionResumed,
     ExecutionRetried,
     ExecutionStarted,
-    PlannedStep,
     StepCompleted,
     StepFailed,
     StepRetrying,
     StepStarted,
-    evolve,
 )
 from domain.intent import IntentArchived, IntentCreated, IntentDeprecated, IntentRevised
 from domain.module import Modules, RetryPolicy
+from domain.plan import PlannedStep
 from domain.refusals import (
     ExecutionHasEnded,
     ExecutionNotFailed,
@@ -145,23 +144,6 @@ def test_a_deprecated_intent_is_still_executed() -> None:
 @pytest.mark.parametrize("definition", [{"target": "production"}, {"target": "production", "steps": []}])
 def test_an_intent_without_steps_is_not_executable(definition: dict[str, Any]) -> None:
     starting().given(created(definition)).when(start()).then_faults(IntentNotExecutable, ("/definition/steps", "no-steps"))
-
-
-def test_steps_that_say_what_cannot_be_carried_out_yet_are_all_named() -> None:
-    definition = steps(
-        {"action": "a", "when": "inputs.go", "compensate": {"action": "b"}},
-        {"action": "b", "when": None},
-        {"action": "c", "foreach": [1], "workflow": "w", "approval": {}, "on_failure": "continue"},
-    )
-    starting().given(created(definition)).when(start()).then_faults(
-        IntentNotExecutable,
-        ("/definition/steps/0/when", "not-supported"),
-        ("/definition/steps/0/compensate", "not-supported"),
-        ("/definition/steps/2/foreach", "not-supported"),
-        ("/definition/steps/2/workflow", "not-supported"),
-        ("/definition/steps/2/approval", "not-supported"),
-        ("/definition/steps/2/on_failure", "not-supported"),
-    )
 
 
 def test_a_definition_is_held_to_the_modules_and_rules_of_today() -> None:

@@ -1,7 +1,7 @@
 # intent_ref: tests.golden
 """Every version of every event that was ever written loads for ever; and the check that says so can fail."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
+from domain.execution import evolve
+from domain.execution_events import ExecutionStarted
 from event_store import codec
 from tests.golden.check import golden_faults
 from tests.golden.examples import EXAMPLES
-from tests.golden.write import FOLDER, write
+from tests.golden.write import FOLDER, files_of, topic_of_file, write
 
 
 def test_every_golden_file_loads_and_would_be_written_the_same_today() -> None:
@@ -128,5 +130,27 @@ def _misspelt(old: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_golden_files_are_payloads_and_nothing_else() -> None:
-    names: Iterable[str] = (path.name for path in FOLDER.iterdir() if path.suffix == ".json")
-    assert sorted(names) == sorted(f"{topic}.json" for topic in codec.TOPICS | codec.UPCASTERS)
+    found = sorted(topic_of_file(path) for path in FOLDER.iterdir() if path.suffix == ".json")
+    assert {topic for topic, _ in found} == set(codec.TOPICS) | set(codec.UPCASTERS)
+    for topic in codec.TOPICS:
+        assert [shape for name, shape in found if name == topic] == list(range(1, len(files_of(FOLDER, topic)) + 1))
+
+
+def test_an_event_that_has_grown_an_optional_field_keeps_a_file_of_both_shapes(golden: Path, speak: Speak) -> None:
+    bigger = changed(("colour", str), ("coats", int), ("wall", str, "north"))
+    speak({"wall.painted.v1": bigger})
+    [fault] = golden_faults(golden)
+    assert "run `python -m tests.golden.write`" in fault
+    assert write(golden, [bigger("blue", 1, "south")]) == ["wall.painted.v1.2.json"]
+    assert golden_faults(golden) == []
+    assert write(golden, [bigger("green", 3, "east")]) == []
+    speak({"wall.painted.v1": changed(("colour", str), ("coats", int), ("side", str, "north"))})
+    assert len(golden_faults(golden)) == 1
+
+
+def test_execution_events_from_before_they_could_say_more_still_load() -> None:
+    started = codec.decode("execution.started.v1", (FOLDER / "execution.started.v1.json").read_bytes())
+    assert isinstance(started, ExecutionStarted)
+    assert started.options is None
+    assert all(step.control is None and step.retry.jitter == 0.0 for step in started.steps)
+    assert evolve(None, started).options.priority == 3

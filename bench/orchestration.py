@@ -1,0 +1,261 @@
+# intent_ref: bench.orchestration
+"""Executions of no-op steps, every step durable: throughput beside DBOS on the same PostgreSQL, and what size and floods cost.
+
+Each of our workers is a process that starts executions and takes part in the execution saga; a step is an in-process module's
+action. DBOS runs in one process, as its users run it, with the pool it needs for 64 workflows.
+"""
+
+import asyncio
+import contextlib
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any
+
+from bench.ground import Figure, event_store, postgres
+from commands.execution import StartExecution
+from commands.handle import Envelope, Shell, handle
+from commands.intent import CreateIntent
+from domain.definition import Rules
+from domain.execution_events import ExecutionCompleted
+from domain.module import Action, Module, Transport
+from domain.values import ActionName, ExecutionId, IntentId, ModuleName, TenantId
+from event_store import codec
+from event_store.ids import uuid7
+from event_store.store import EventStore
+from modules.catalogue import Caller, builtin
+from modules.contract import InProcessModule, Invocation
+from modules.http import HttpModules
+from sagas.execution import ExecutionSaga
+from streaming.embedded import EmbeddedTransport
+
+IN_FLIGHT = 64
+STEPS = 5
+TENANT = TenantId("tenant-1")
+_SLOW_SECONDS = 0.2
+_EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class Nothing:
+    """A module that does nothing (or takes its time for it), as a step to be orchestrated; it keeps when it was asked."""
+
+    def __init__(self) -> None:
+        actions = (Action(ActionName("nothing")), Action(ActionName("slowly")))
+        self.module = Module(ModuleName("nothing"), actions, Transport("in-process", plugin="nothing"), _EPOCH, _EPOCH)
+        self.asked_at: dict[str, float] = {}
+
+    async def call(self, invocation: Invocation) -> Any:
+        """Nothing."""
+        if invocation.execution_id in self.asked_at:
+            self.asked_at[invocation.execution_id] = time.perf_counter()
+        if invocation.action == "slowly":
+            await asyncio.sleep(_SLOW_SECONDS)
+        return None
+
+
+class Workbench:
+    """A worker's parts: the shell to start executions with, and the saga that carries them out."""
+
+    def __init__(self, store: EventStore) -> None:
+        self.store = store
+        self._http = HttpModules()
+        self.nothing = Nothing()
+        running: dict[str, InProcessModule] = {"nothing": self.nothing}
+        self.shell = Shell(store, builtin(running), Rules())
+        self.saga = ExecutionSaga(self.shell, EmbeddedTransport(store), Caller(running, self._http).call)
+        self._ended: dict[str, asyncio.Future[None]] = {}
+
+    @contextlib.asynccontextmanager
+    async def working(self) -> AsyncIterator[None]:
+        """The saga at work, and a reader that hears of executions' ends."""
+        stop = asyncio.Event()
+        saga = asyncio.create_task(self.saga.run(stop))
+        listener = asyncio.create_task(self._listen(await self.store.horizon()))
+        try:
+            yield
+        finally:
+            stop.set()
+            await saga
+            listener.cancel()
+            await asyncio.gather(listener, return_exceptions=True)
+            await self._http.close()
+
+    async def _listen(self, after: int) -> None:
+        topics = frozenset({codec.topic_of(ExecutionCompleted)})
+        async for page in self.store.subscribe(after=after, topics=topics):
+            for event in page.events:
+                waiting = self._ended.pop(event.stream_id.removeprefix("execution-"), None)
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(None)
+
+    async def intent(self, definition: dict[str, Any], tenant: TenantId = TENANT) -> IntentId:
+        """An intent with this definition."""
+        intent_id = IntentId(str(uuid7()))
+        command = CreateIntent(intent_id=intent_id, name=str(intent_id), definition=definition, at=datetime.now(UTC))
+        await handle(self.shell, command, _envelope(tenant))
+        return intent_id
+
+    async def start(self, intent_id: IntentId, tenant: TenantId = TENANT) -> ExecutionId:
+        """Starts an execution."""
+        envelope = _envelope(tenant)
+        execution_id = ExecutionId(str(envelope.command_id))
+        command = StartExecution(execution_id=execution_id, intent_id=intent_id, tenant_id=tenant, at=datetime.now(UTC))
+        await handle(self.shell, command, envelope)
+        return execution_id
+
+    async def execution(self, intent_id: IntentId, tenant: TenantId = TENANT) -> None:
+        """Starts an execution and returns when it has ended."""
+        envelope = _envelope(tenant)
+        execution_id = ExecutionId(str(envelope.command_id))
+        self._ended[execution_id] = ended = asyncio.get_running_loop().create_future()
+        command = StartExecution(execution_id=execution_id, intent_id=intent_id, tenant_id=tenant, at=datetime.now(UTC))
+        await handle(self.shell, command, envelope)
+        await ended
+
+    async def latency(self, intent_id: IntentId, tenant: TenantId = TENANT) -> float:
+        """Milliseconds from the start of an execution to the call of its first step's module."""
+        envelope = _envelope(tenant)
+        execution_id = ExecutionId(str(envelope.command_id))
+        self.nothing.asked_at[execution_id] = 0.0
+        self._ended[execution_id] = ended = asyncio.get_running_loop().create_future()
+        command = StartExecution(execution_id=execution_id, intent_id=intent_id, tenant_id=tenant, at=datetime.now(UTC))
+        began = time.perf_counter()
+        await handle(self.shell, command, envelope)
+        await ended
+        return (self.nothing.asked_at.pop(execution_id) - began) * 1000
+
+
+def _envelope(tenant: TenantId) -> Envelope:
+    return Envelope(tenant, uuid7(), "bench", "bench")
+
+
+def chain(steps: int) -> dict[str, Any]:
+    """A definition of steps one after the other."""
+    return {"target": "nowhere", "steps": [{"action": "nothing"} for _ in range(steps)]}
+
+
+def layers(deep: int, wide: int) -> dict[str, Any]:
+    """A definition of layers, each step of which waits for all of the layer before."""
+    names = [[f"s{layer}-{number}" for number in range(wide)] for layer in range(deep)]
+    return {
+        "target": "nowhere",
+        "steps": [
+            {"id": name, "action": "nothing", "depends_on": names[layer - 1] if layer else []}
+            for layer, row in enumerate(names)
+            for name in row
+        ],
+    }
+
+
+async def executions_in(
+    store: EventStore, seconds: float, in_flight: int, definition: dict[str, Any] | None = None
+) -> tuple[int, float]:
+    """(executions carried out, seconds it took) by one worker; of `STEPS` steps where nothing else is given."""
+    bench = Workbench(store)
+    async with bench.working():
+        intent_id = await bench.intent(definition or chain(STEPS))
+        await bench.execution(intent_id)
+        count, ends = 0, time.perf_counter() + seconds
+
+        async def caller() -> None:
+            nonlocal count
+            while time.perf_counter() < ends:
+                await bench.execution(intent_id)
+                count += 1
+
+        began = time.perf_counter()
+        await asyncio.gather(*(caller() for _ in range(in_flight)))
+        return count, time.perf_counter() - began
+
+
+async def worker(app_dsn: str, platform_dsn: str, seconds: float, in_flight: int) -> None:
+    """One worker process: prints executions and seconds."""
+    store = await EventStore.connect(app_dsn=app_dsn, platform_dsn=platform_dsn)
+    try:
+        count, took = await executions_in(store, seconds, in_flight)
+    finally:
+        await store.close()
+    print(count, took)
+
+
+async def steps_a_second(app_dsn: str, platform_dsn: str, workers: int, seconds: float) -> float:
+    """Steps a second of `workers` processes that share `IN_FLIGHT` executions."""
+    commands = [
+        ("bench.orchestration", app_dsn, platform_dsn, str(seconds), str(IN_FLIGHT // workers)) for _ in range(workers)
+    ]  # fmt: skip
+    return sum(await asyncio.gather(*(_steps_of(*command) for command in commands)))
+
+
+async def dbos_steps_a_second(owner_dsn: str, seconds: float) -> float:
+    """Steps a second of DBOS, the better of its two ways."""
+    return await _steps_of("bench.peer_dbos", owner_dsn, str(seconds / 2))
+
+
+async def _steps_of(module: str, *arguments: str) -> float:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", module, *arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    output, _ = await process.communicate()
+    count, took = output.splitlines()[-1].split()
+    return int(count) / float(took) * STEPS
+
+
+async def measure(seconds: float) -> list[Figure]:
+    """Steps a second beside DBOS, the latency of a dispatch, and what width, waiting and floods cost."""
+    async with postgres() as (_, urls):
+        dbos = await dbos_steps_a_second(urls.owner_dsn, seconds)
+        rates = {count: await steps_a_second(urls.app_dsn, urls.platform_dsn, count, seconds) for count in (1, 2)}
+        async with event_store(urls) as store:
+            median, last = await _latencies(store, int(seconds * 40))
+            of_chain = _rate(await executions_in(store, seconds, IN_FLIGHT), STEPS)
+            of_layers = _rate(await executions_in(store, seconds, 4, layers(5, 100)), 500)
+            idle, flooded = await _flood(store, int(seconds * 1_000))
+    workers, best = max(rates.items(), key=lambda rate: rate[1])
+    beside = f"DBOS {dbos:,.0f} steps/s"
+    return [
+        Figure(f"chains of 5 no-op steps, 64 in flight, {workers} workers", f"{best:,.0f} steps/s", beside, best / dbos, 10),
+        Figure("dispatch latency, idle, median", f"{median:.1f} ms", "10 ms", median / 10, 1, at_most=True),
+        Figure("dispatch latency, idle, p99", f"{last:.1f} ms", "30 ms", last / 30, 1, at_most=True),
+        Figure(
+            "500 steps, 100 wide, a step", f"{of_layers:,.0f} steps/s", f"chains of 5: {of_chain:,.0f} steps/s",
+            of_layers / of_chain, 1,
+        ),
+        Figure("p95 dispatch latency in a flood", f"{flooded:.1f} ms", f"idle {idle:.1f} ms", flooded / idle, 2, at_most=True),
+    ]  # fmt: skip
+
+
+def _rate(carried_out: tuple[int, float], steps: int) -> float:
+    return carried_out[0] * steps / carried_out[1]
+
+
+async def _latencies(store: EventStore, count: int) -> tuple[float, float]:
+    """(median, p99) of dispatch latencies in milliseconds, one execution at a time."""
+    bench = Workbench(store)
+    async with bench.working():
+        intent_id = await bench.intent(chain(1))
+        await bench.latency(intent_id)
+        found = sorted([await bench.latency(intent_id) for _ in range(count)])
+    return found[len(found) // 2], found[len(found) * 99 // 100]
+
+
+async def _flood(store: EventStore, calls: int) -> tuple[float, float]:
+    """p95 of one tenant's dispatch latencies in milliseconds: idle, and while another tenant has `calls` slow calls queued."""
+    bench, other = Workbench(store), TenantId("tenant-2")
+    wide = {"target": "nowhere", "steps": [{"id": f"s{n}", "action": "slowly", "depends_on": []} for n in range(500)]}
+    async with bench.working():
+        single, flood = await bench.intent(chain(1)), await bench.intent(wide, other)
+        await bench.latency(single)
+        idle = sorted([await bench.latency(single) for _ in range(100)])
+        for _ in range(calls // 500):
+            await bench.start(flood, other)
+        flooded = sorted([await bench.latency(single) for _ in range(100)])
+        await store.platform_pool.execute("DELETE FROM quantum.saga_dispatches WHERE tenant_id = $1", other)
+    return idle[94], flooded[94]
+
+
+if __name__ == "__main__":
+    import uvloop
+
+    uvloop.run(worker(sys.argv[1], sys.argv[2], float(sys.argv[3]), int(sys.argv[4])))

@@ -1,0 +1,94 @@
+# intent_ref: bench.orchestration
+"""DBOS carrying out workflows of five no-op steps, as its documentation has them: `python -m bench.peer_dbos DSN SECONDS`.
+
+Prints workflows and seconds, for asynchronous and for threaded workflows, whichever is faster.
+"""
+
+import asyncio
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import parse_qs, urlsplit
+
+from dbos import DBOS, DBOSConfig
+
+IN_FLIGHT = 64
+STEPS = 5
+
+
+@DBOS.step()
+async def nothing() -> None:
+    """A step."""
+
+
+@DBOS.workflow()
+async def five_steps() -> None:
+    """A workflow."""
+    for _ in range(STEPS):
+        await nothing()
+
+
+@DBOS.step()
+def nothing_threaded() -> None:
+    """A step on a thread."""
+
+
+@DBOS.workflow()
+def five_steps_threaded() -> None:
+    """A workflow on a thread."""
+    for _ in range(STEPS):
+        nothing_threaded()
+
+
+async def asynchronous(seconds: float) -> tuple[int, float]:
+    """(workflows, seconds) with `IN_FLIGHT` coroutines."""
+    count, ends = 0, time.perf_counter() + seconds
+
+    async def caller() -> None:
+        nonlocal count
+        while time.perf_counter() < ends:
+            await five_steps()
+            count += 1
+
+    began = time.perf_counter()
+    await asyncio.gather(*(caller() for _ in range(IN_FLIGHT)))
+    return count, time.perf_counter() - began
+
+
+def threaded(seconds: float) -> tuple[int, float]:
+    """(workflows, seconds) with `IN_FLIGHT` threads."""
+    ends = time.perf_counter() + seconds
+
+    def caller(_number: int) -> int:
+        count = 0
+        while time.perf_counter() < ends:
+            five_steps_threaded()
+            count += 1
+        return count
+
+    began = time.perf_counter()
+    with ThreadPoolExecutor(IN_FLIGHT) as pool:
+        count = sum(pool.map(caller, range(IN_FLIGHT)))
+    return count, time.perf_counter() - began
+
+
+def main(dsn: str, seconds: float) -> None:
+    """Runs both ways and prints the better one."""
+    parts = urlsplit(dsn)
+    socket = parse_qs(parts.query)["host"][0]
+    url = f"postgresql://postgres@/dbos_peer?host={socket}"
+    config: DBOSConfig = {
+        "name": "peer", "system_database_url": url, "sys_db_pool_size": IN_FLIGHT, "log_level": "ERROR",
+    }  # fmt: skip
+    DBOS(config=config)
+    DBOS.launch()
+    try:
+        figures = [asyncio.run(asynchronous(seconds)), threaded(seconds)]
+    finally:
+        DBOS.destroy()
+    best = max(figures, key=lambda figure: figure[0] / figure[1])
+    print(best[0], best[1])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], float(sys.argv[2]))

@@ -1,0 +1,470 @@
+# intent_ref: commands.progress
+"""How an execution goes on: which steps begin, wait, are skipped or undone, and when it ends. Pure; nothing else decides this.
+
+A `Turn` is one decision under way: the events decided so far and the state they lead to, so that each rule below sees what
+the ones before it have brought about.
+"""
+
+import hashlib
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid5
+
+from commands.expressions import ExpressionFailed, condition, evaluate
+from commands.scope import scope_of
+from domain.definition import PRIORITY_DEFAULT
+from domain.execution import Execution, StepRun, evolve
+from domain.execution_events import (
+    Cause,
+    CompensationStarted,
+    ExecutionCancelled,
+    ExecutionCompleted,
+    ExecutionEvent,
+    ExecutionFailed,
+    ExecutionFailing,
+    ExecutionStarted,
+    ResourceProvisioned,
+    StepCancelled,
+    StepCompleted,
+    StepExpanded,
+    StepFailed,
+    StepFallingBack,
+    StepLimits,
+    StepRetrying,
+    StepSkipped,
+    StepStarted,
+    StepWaiting,
+)
+from domain.plan import Gate, PlannedStep, Work, is_undoing, item_run, step_of_run, undoing_run
+from domain.step_control import ITEMS_MAX, WAIT_SECONDS_MAX, time_of
+from domain.step_policies import seconds_of
+from domain.values import ExecutionId, StepId
+
+RESOURCES_MAX = 100
+_CHILDREN = UUID("0d2c1f5e-6f3c-5d0b-9a43-6f4b0a7d9e10")
+_NEW = StepRun()
+_NO_LIMITS = StepLimits()
+SLOT_KEY_CHARS_MAX = 200
+
+
+class Turn:
+    """One decision under way. `queue` holds steps that may have become ready."""
+
+    def __init__(self, state: Execution, at: datetime) -> None:
+        self.state, self.at = state, at
+        self.events: list[ExecutionEvent] = []
+        self.queue: deque[PlannedStep] = deque()
+
+    @classmethod
+    def first(cls, started: ExecutionStarted) -> "Turn":
+        """The turn that begins an execution."""
+        turn = cls(evolve(None, started), started.at)
+        turn.events.append(started)
+        return turn
+
+    def add(self, event: ExecutionEvent) -> None:
+        """Decides `event`."""
+        self.events.append(event)
+        self.state = evolve(self.state, event)
+
+    def run(self, run_id: str) -> StepRun:
+        """The run as it is by now."""
+        return self.state.runs.get(StepId(run_id), _NEW)
+
+
+def consider_all(turn: Turn) -> None:
+    """Every step may have become ready: at the start, and after a pause."""
+    turn.queue.extend(turn.state.plan.steps)
+
+
+def go_on_after_pause(turn: Turn) -> None:
+    """What the pause has held back begins, and every step may have become ready."""
+    held = [run_id for run_id, run in turn.state.runs.items()
+            if run.status == "waiting" and run.waiting is not None and run.waiting.reason == "resume"]  # fmt: skip
+    for run_id in held:
+        planned = turn.state.plan.step_of(run_id)
+        assert planned is not None, "each run belongs to a planned step"
+        if turn.state.failing is None:
+            _enter(turn, planned, run_id, len(planned.flow.gates), None)
+    consider_all(turn)
+
+
+def complete(turn: Turn, run_id: StepId, attempt: int, result: Any) -> None:
+    """The run is done, and what follows from it."""
+    execution_id = turn.state.execution_id
+    _settle(turn, StepCompleted(execution_id, run_id, attempt, result, turn.at))
+    for kind, identity, attributes in resources_in(result):
+        turn.add(ResourceProvisioned(execution_id, run_id, kind, identity, attributes, turn.at))
+
+
+def fail(turn: Turn, run_id: StepId, attempt: int, error: dict[str, Any], *, retryable: bool = True) -> None:
+    """An attempt of the run has failed: another one, the fallback, or the end of the step."""
+    state, run = turn.state, turn.run(run_id)
+    planned = state.plan.step_of(run_id)
+    assert planned is not None, "each run belongs to a planned step"
+    work = work_of(state, run_id)
+    attempts = attempt - run.attempts_before
+    final = not retryable or attempts >= work.retry.attempts_max or error.get("code") in work.retry.non_retryable
+    if not final and state.status != "cancelling":
+        due_at = turn.at + timedelta(seconds=_delay_seconds(work, state.execution_id, run_id, attempts))
+        limits = limits_again(state, run_id, due_at)
+        turn.add(StepRetrying(state.execution_id, run_id, attempt + 1, error, due_at, turn.at, limits))
+        return
+    fall_back(turn, run_id, attempt, error)
+
+
+def fall_back(turn: Turn, run_id: StepId, attempt: int, error: dict[str, Any]) -> None:
+    """The run's work has failed, and is not tried again: its fallback is, where it has one."""
+    state, run, planned = turn.state, turn.run(run_id), turn.state.plan.step_of(run_id)
+    assert planned is not None, "each run belongs to a planned step"
+    if planned.flow.fallback is not None and not run.fell_back and state.status in ("running", "paused"):
+        turn.add(StepFallingBack(state.execution_id, run_id, error, turn.at))
+        turn.add(_start(turn, planned, run_id))
+        return
+    fail_for_good(turn, run_id, attempt, error)
+
+
+def fail_for_good(turn: Turn, run_id: StepId, attempt: int, error: dict[str, Any]) -> None:
+    """The run has failed, and nothing else is tried."""
+    _settle(turn, StepFailed(turn.state.execution_id, run_id, attempt, error, turn.at))
+
+
+def skip(turn: Turn, run_id: StepId, reason: Any) -> None:
+    """The run is not carried out."""
+    _settle(turn, StepSkipped(turn.state.execution_id, run_id, reason, turn.at))
+
+
+def pass_gate(turn: Turn, run_id: StepId, result: Any) -> None:
+    """What the run waited for has come."""
+    waiting = turn.run(run_id).waiting
+    planned = turn.state.plan.step_of(run_id)
+    assert waiting is not None, "only a waiting run has a gate to pass"
+    assert planned is not None, "each run belongs to a planned step"
+    if waiting.reason == "child":
+        complete(turn, run_id, turn.run(run_id).attempts, result)
+    else:
+        _enter(turn, planned, run_id, waiting.gate + 1, result)
+
+
+def advance(turn: Turn) -> None:
+    """Begins what can begin, and ends the execution where nothing is left to do."""
+    while True:
+        state = turn.state
+        if state.status not in ("running", "paused", "cancelling"):
+            return
+        if state.status == "cancelling" or state.failing is not None:
+            _give_up(turn)
+            if turn.state.active == 0:
+                undo(turn, state.cause or "failed")
+            return
+        if state.open == 0:
+            _finish(turn)
+            return
+        if state.status == "paused" or not turn.queue:
+            return
+        _begin_step(turn, turn.queue.popleft())
+
+
+def undo(turn: Turn, cause: Cause) -> None:
+    """Compensates what completed, the last first; where there is nothing to undo, the execution ends.
+
+    Nothing is under way any more; loops that were cut short are given up.
+    """
+    for run_id, run in turn.state.runs.items():
+        if run.status == "running" and run.items is not None:
+            turn.add(StepCancelled(turn.state.execution_id, run_id, None, turn.at))
+    state = turn.state
+    if state.undoable:
+        turn.add(CompensationStarted(state.execution_id, cause, tuple(reversed(state.undoable)), turn.at))
+    next_undoing(turn)
+
+
+def next_undoing(turn: Turn) -> None:
+    """The next compensation, or the end."""
+    state = turn.state
+    if state.undoing:
+        planned = state.plan.step_of(state.undoing[0])
+        assert planned is not None, "each run belongs to a planned step"
+        turn.add(_start(turn, planned, undoing_run(state.undoing[0])))
+    elif state.cause == "cancelled":
+        turn.add(
+            ExecutionCancelled(
+                state.execution_id, state.reason, turn.at, state.not_undone, children_of(state), state.options.parent
+            )
+        )  # fmt: skip
+    else:
+        step = state.failing or StepId("")
+        error = state.runs[step].error if step else state.error
+        assert error is not None, "what failed has its error"
+        turn.add(ExecutionFailed(state.execution_id, step, error, turn.at, state.not_undone, state.options.parent))
+
+
+def work_of(state: Execution, run_id: str) -> Work:
+    """What the run's module is asked to do: the step's action, its fallback, or its compensation."""
+    planned = state.plan.step_of(run_id)
+    assert planned is not None, "each run belongs to a planned step"
+    if is_undoing(run_id):
+        assert planned.flow.compensation is not None, "only what can be undone is undone"
+        return planned.flow.compensation
+    if state.runs.get(StepId(run_id), _NEW).fell_back:
+        assert planned.flow.fallback is not None, "only a step with a fallback falls back"
+        return planned.flow.fallback
+    return planned.own_work
+
+
+def children_of(state: Execution) -> tuple[ExecutionId, ...]:
+    """The executions that run for this one now."""
+    waits = [run.waiting for run in state.runs.values() if run.status == "waiting" and run.waiting is not None]
+    return tuple([ExecutionId(waiting.detail["execution_id"]) for waiting in waits if waiting.reason == "child"])
+
+
+def resources_in(result: Any) -> list[tuple[str, str, dict[str, Any]]]:
+    """(type, id, the rest) of each resource that a result declares in the right form; the first `RESOURCES_MAX` of them."""
+    declared = result.get("resources") if isinstance(result, dict) else None
+    if not isinstance(declared, list):
+        return []
+    return [
+        (one["type"], one["id"], {key: value for key, value in one.items() if key not in ("type", "id")})
+        for one in declared[:RESOURCES_MAX]
+        if isinstance(one, dict) and isinstance(one.get("type"), str) and isinstance(one.get("id"), str)
+    ]
+
+
+def _settle(turn: Turn, event: StepCompleted | StepFailed | StepSkipped) -> None:
+    """Decides that a run is over; whoever waited for it comes into the queue."""
+    turn.add(event)
+    step = step_of_run(event.step)
+    if event.step == step:
+        turn.queue.extend(turn.state.plan.dependents[step])
+    else:
+        turn.queue.append(turn.state.plan.by_id[step])
+
+
+def _go_on_with_items(turn: Turn, planned: PlannedStep) -> None:
+    state, step, whole = turn.state, planned.id, turn.run(planned.id)
+    if whole.items is None or whole.status != "running":
+        return
+    is_over = whole.items_settled == len(whole.items)
+    stops = bool(whole.items_failed) and not planned.flow.goes_on_after_failure
+    if is_over or (stops and whole.items_settled == whole.items_begun):
+        runs = [state.runs.get(item_run(step, index), _NEW) for index in range(len(whole.items))]
+        if whole.items_failed:
+            first = next(run.error for run in runs if run.status == "failed")
+            error = {
+                "code": "items-failed", "message": f"{whole.items_failed} of {len(whole.items)} items failed.", "first": first
+            }  # fmt: skip
+            _settle(turn, StepFailed(state.execution_id, step, whole.attempts, error, turn.at))
+        else:
+            results = [run.result for run in runs]
+            _settle(turn, StepCompleted(state.execution_id, step, whole.attempts, results, turn.at))
+    elif not stops and state.failing is None:
+        _begin_items(turn, planned)
+
+
+def _begin_step(turn: Turn, planned: PlannedStep) -> None:
+    state, flow = turn.state, planned.flow
+    if turn.run(planned.id).items is not None:
+        _go_on_with_items(turn, planned)
+        return
+    if turn.run(planned.id).status != "pending" or not _is_ready(turn, planned):
+        return
+    if _is_dead(state, planned):
+        skip(turn, planned.id, "dependencies")
+        return
+    try:
+        if flow.when is not None and not condition(flow.when, scope_of(state, planned.id)):
+            skip(turn, planned.id, "condition")
+            return
+        if flow.foreach is not None:
+            items = evaluate(flow.foreach.items, scope_of(state, planned.id))
+            _expand(turn, planned, items)
+            return
+    except ExpressionFailed as fault:
+        fail_for_good(turn, planned.id, 0, _expression_error(fault))
+        return
+    _enter(turn, planned, planned.id, 0, None)
+
+
+def _is_ready(turn: Turn, planned: PlannedStep) -> bool:
+    left = turn.state.waits[planned.id]
+    if planned.flow.join is None or left == 0:
+        return left == 0
+    return sum(_counts(turn.state.runs[before]) for before in planned.depends_on) >= planned.flow.join
+
+
+def _counts(run: StepRun) -> bool:
+    """True for a dependency that is done, well or not: its failure is one that the plan lives with."""
+    return run.status in ("completed", "failed")
+
+
+def _is_dead(state: Execution, planned: PlannedStep) -> bool:
+    if not planned.depends_on:
+        return False
+    if planned.flow.join is not None:
+        return sum(_counts(state.runs[before]) for before in planned.depends_on) < planned.flow.join
+    return planned.flow.skips_with_dependencies and all(state.runs[before].status == "skipped" for before in planned.depends_on)
+
+
+def _expand(turn: Turn, planned: PlannedStep, items: Any) -> None:
+    if not isinstance(items, list) or len(items) > ITEMS_MAX:
+        what = f"{len(items):,} items, of at most {ITEMS_MAX:,}" if isinstance(items, list) else "something that is no array"
+        fail_for_good(turn, planned.id, 0, {"code": "items-invalid", "message": f"`foreach` was given {what}."})
+        return
+    turn.add(StepExpanded(turn.state.execution_id, planned.id, tuple(items), turn.at))
+    if items:
+        _begin_items(turn, planned)
+    else:
+        complete(turn, planned.id, 0, [])
+
+
+def _begin_items(turn: Turn, planned: PlannedStep) -> None:
+    """Begins items until as many are under way as may be."""
+    assert planned.flow.foreach is not None, "only a loop has items"
+    whole = turn.run(planned.id)
+    for index in range(whole.items_next, len(whole.items or ())):
+        whole = turn.run(planned.id)
+        if whole.items_begun - whole.items_settled >= planned.flow.foreach.concurrency or turn.state.status != "running":
+            return
+        if whole.items_failed and not planned.flow.goes_on_after_failure:
+            return
+        run_id = item_run(planned.id, index)
+        if turn.run(run_id).status == "pending":
+            _enter(turn, planned, run_id, 0, None)
+
+
+def _enter(turn: Turn, planned: PlannedStep, run_id: StepId, gate: int, result: Any) -> None:
+    """The run stands before its gate number `gate`, or before its work. `result` is what the gate before it gave."""
+    state, flow = turn.state, planned.flow
+    for number in range(gate, len(flow.gates)):
+        try:
+            waiting = _wait(turn, flow.gates[number], number, run_id)
+        except ExpressionFailed as fault:
+            fail_for_good(turn, run_id, turn.run(run_id).attempts, _expression_error(fault))
+            return
+        turn.add(waiting)
+        buffered = state.signals.get(flow.gates[number].signal or "", ())
+        if not buffered:
+            return
+        result = buffered[0]
+    if flow.work == "none":
+        complete(turn, run_id, turn.run(run_id).attempts, result)
+        return
+    if state.status == "paused":
+        turn.add(StepWaiting(state.execution_id, run_id, "resume", len(flow.gates), None, "complete", {}, turn.at))
+        return
+    try:
+        turn.add(_start(turn, planned, run_id) if flow.work == "action" else _child(turn, planned, run_id))
+    except ExpressionFailed as fault:
+        fail_for_good(turn, run_id, turn.run(run_id).attempts, _expression_error(fault))
+
+
+def _wait(turn: Turn, gate: Gate, number: int, run_id: StepId) -> StepWaiting:
+    state, due_at = turn.state, None
+    scope = scope_of(state, run_id)
+    if gate.duration is not None:
+        seconds = seconds_of(evaluate(gate.duration, scope))
+        if seconds is None or not 0 <= seconds <= WAIT_SECONDS_MAX:
+            raise ExpressionFailed("/wait/for", "This is not a duration between 0 seconds and 366 days.")
+        due_at = turn.at + timedelta(seconds=seconds)
+    elif gate.until is not None:
+        due_at = _time(evaluate(gate.until, scope))
+    detail: dict[str, Any] = {}
+    if gate.kind == "approval":
+        detail = {"roles": list(gate.roles), "message": evaluate(gate.message, scope)}
+    elif gate.kind == "signal":
+        detail = {"signal": gate.signal}
+    reason: Any = "timer" if gate.kind == "wait" else gate.kind
+    return StepWaiting(state.execution_id, run_id, reason, number, due_at, gate.on_due, detail, turn.at)
+
+
+def _time(value: Any) -> datetime:
+    at = time_of(value)
+    if at is None:
+        raise ExpressionFailed("/wait/until", "This is not a time with its offset, such as `2026-12-24T18:00:00+01:00`.")
+    return at
+
+
+def limits_again(state: Execution, run_id: StepId, due_at: datetime) -> StepLimits | None:
+    """What holds for the run's attempt that is due at `due_at`: as before, and queueing is counted from then."""
+    limits, planned = state.runs[run_id].limits, state.plan.step_of(run_id)
+    if limits is None or limits.queue_by is None or planned is None or planned.flow.queue_seconds is None:
+        return limits
+    return replace(limits, queue_by=due_at + timedelta(seconds=planned.flow.queue_seconds))
+
+
+def _child(turn: Turn, planned: PlannedStep, run_id: StepId) -> StepWaiting:
+    state, child = turn.state, planned.flow.child
+    assert child is not None, "a workflow step names a workflow"
+    attempt = turn.run(run_id).attempts + 1
+    inputs = evaluate(child.inputs, scope_of(state, run_id))
+    detail = {
+        "execution_id": str(uuid5(_CHILDREN, f"{state.options.tenant_id}\n{state.execution_id}\n{run_id}\n{attempt}")),
+        "intent": child.intent, "version": child.version, "inputs": inputs, "depth": state.options.depth + 1,
+        "priority": state.options.priority, "attempt": attempt,
+    }  # fmt: skip
+    return StepWaiting(state.execution_id, run_id, "child", len(planned.flow.gates), None, "fail", detail, turn.at)
+
+
+def _start(turn: Turn, planned: PlannedStep, run_id: StepId) -> StepStarted:
+    run = turn.run(run_id)
+    action = work_of(turn.state, run_id).action
+    return StepStarted(turn.state.execution_id, run_id, action, run.attempts + 1, turn.at, _limits(turn, planned, run_id))
+
+
+def _limits(turn: Turn, planned: PlannedStep, run_id: StepId) -> StepLimits | None:
+    """What holds for the run's next attempt; None where nothing does."""
+    flow, priority, run = planned.flow, turn.state.options.priority, turn.run(run_id)
+    if is_undoing(run_id):
+        return StepLimits(priority) if priority != PRIORITY_DEFAULT else None
+    queue_by = None if flow.queue_seconds is None else turn.at + timedelta(seconds=flow.queue_seconds)
+    expires_at = None if run.limits is None else run.limits.expires_at
+    if flow.total_seconds is not None and expires_at is None:
+        expires_at = turn.at + timedelta(seconds=flow.total_seconds)
+    key = None if run.limits is None else run.limits.slot_key
+    if flow.concurrency_key is not None and key is None:
+        key = str(evaluate(flow.concurrency_key, scope_of(turn.state, run_id)))[:SLOT_KEY_CHARS_MAX]
+    limits = StepLimits(priority, queue_by, expires_at, key, None if key is None else flow.concurrency_max)
+    return limits if limits != _NO_LIMITS else None
+
+
+def _give_up(turn: Turn) -> None:
+    """Nothing waits, and where the execution is cancelled nothing is tried again, while it comes to its end."""
+    state = turn.state
+    if state.active == 0:
+        return
+    gone: Iterable[str] = ("waiting",)
+    if state.status == "cancelling":
+        gone = ("waiting", "retrying", "running") if state.cause == "failed" else ("waiting", "retrying")
+    for run_id, run in state.runs.items():
+        if run.status in gone and run.items is None:
+            child = run.waiting.detail["execution_id"] if run.waiting is not None and run.waiting.reason == "child" else None
+            turn.add(StepCancelled(state.execution_id, run_id, child, turn.at))
+
+
+def _finish(turn: Turn) -> None:
+    state = turn.state
+    result = None
+    if state.options.outputs is not None:
+        try:
+            result = evaluate(state.options.outputs, scope_of(state, None))
+        except ExpressionFailed as fault:
+            turn.add(ExecutionFailing(state.execution_id, _expression_error(fault), turn.at))
+            undo(turn, "failed")
+            return
+    turn.add(ExecutionCompleted(state.execution_id, turn.at, result, state.options.parent))
+
+
+def _expression_error(fault: ExpressionFailed) -> dict[str, Any]:
+    return {"code": "expression-failed", "message": fault.message, "pointer": fault.pointer}
+
+
+def _delay_seconds(work: Work, execution_id: str, run_id: str, attempts: int) -> float:
+    """The policy's wait, less the part of it that chance takes. Chance follows from the attempt's name: decisions are pure."""
+    delay = work.retry.delay_seconds(attempts)
+    if not work.retry.jitter:
+        return delay
+    digest = hashlib.blake2b(f"{execution_id}\n{run_id}\n{attempts}".encode(), digest_size=4).digest()
+    return delay * (1 - work.retry.jitter * int.from_bytes(digest) / 2**32)

@@ -1,0 +1,31 @@
+# intent_ref: domain.custom-event
+"""Events of a tenant's own making: what its steps say has happened, in names of its own."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from domain.values import ExecutionId, StepId
+
+
+@dataclass(frozen=True, slots=True)
+class CustomEventEmitted:
+    """A step said that something has happened: `type` and `data` are the tenant's own."""
+
+    execution_id: ExecutionId
+    step: StepId
+    type: str
+    data: Any
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class CustomEvents:
+    """What the steps of one execution have said: how much of it there is."""
+
+    count: int
+
+
+def evolve(state: CustomEvents | None, event: CustomEventEmitted) -> CustomEvents:
+    """The events after `event`."""
+    return CustomEvents(1 if state is None else state.count + 1)

@@ -1,0 +1,168 @@
+# intent_ref: domain.subscription
+"""A tenant's subscriptions: which events go to which address outside, and whether they go at present."""
+
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Literal, assert_never
+
+from domain.values import SecretId, SubscriptionId
+
+Order = Literal["per-subject", "parallel"]
+"""`per-subject`: an event waits for the earlier ones of its subject; `parallel`: every event goes as soon as it can."""
+SubscriptionStatus = Literal["active", "paused", "disabled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Which events a subscription begins with: those after `position`, those recorded at or after `time`, or, with neither,
+    those after the subscription itself."""
+
+    position: int | None = None
+    time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What is delivered, where to and how. `types` and `subjects` are patterns in which `*` stands for any text."""
+
+    url: str
+    types: tuple[str, ...] = ("*",)
+    subjects: tuple[str, ...] = ()
+    description: str | None = None
+    order: Order = "per-subject"
+    max_in_flight: int = 10
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionCreated:
+    subscription_id: SubscriptionId
+    terms: Terms
+    start: Start
+    secret_id: SecretId
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionChanged:
+    subscription_id: SubscriptionId
+    terms: Terms
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionSecretRotated:
+    """From now on signatures are made with the new secret, and until `former_until` with the former one as well."""
+
+    subscription_id: SubscriptionId
+    secret_id: SecretId
+    former_secret_id: SecretId
+    former_until: datetime
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionPaused:
+    subscription_id: SubscriptionId
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionResumed:
+    subscription_id: SubscriptionId
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionDisabled:
+    """The platform gave up: `reason` is `gone` (the receiver answered 410) or `failing` (nothing got through for days)."""
+
+    subscription_id: SubscriptionId
+    reason: str
+    detail: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionEnabled:
+    subscription_id: SubscriptionId
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionDeleted:
+    subscription_id: SubscriptionId
+    at: datetime
+
+
+SubscriptionEvent = (
+    SubscriptionCreated | SubscriptionChanged | SubscriptionSecretRotated | SubscriptionPaused | SubscriptionResumed
+    | SubscriptionDisabled | SubscriptionEnabled | SubscriptionDeleted
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """A subscription as its events left it. Secrets are named here, never held."""
+
+    subscription_id: SubscriptionId
+    terms: Terms
+    start: Start
+    secret_id: SecretId
+    created_at: datetime
+    updated_at: datetime
+    status: SubscriptionStatus = "active"
+    former_secret_id: SecretId | None = None
+    former_until: datetime | None = None
+    disabled_reason: str | None = None
+    disabled_detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Subscriptions:
+    """All subscriptions of a tenant, by id."""
+
+    by_id: dict[str, Subscription]
+
+
+def evolve(state: Subscriptions | None, event: SubscriptionEvent) -> Subscriptions:
+    """The tenant's subscriptions after `event`."""
+    known = dict(state.by_id) if state is not None else {}
+    if isinstance(event, SubscriptionDeleted):
+        del known[event.subscription_id]
+    elif isinstance(event, SubscriptionCreated):
+        known[event.subscription_id] = created(event)
+    else:
+        known[event.subscription_id] = changed(known[event.subscription_id], event)
+    return Subscriptions(known)
+
+
+def created(event: SubscriptionCreated) -> Subscription:
+    """A new subscription."""
+    return Subscription(event.subscription_id, event.terms, event.start, event.secret_id, event.at, event.at)
+
+
+Change = (
+    SubscriptionChanged | SubscriptionSecretRotated | SubscriptionPaused | SubscriptionResumed | SubscriptionDisabled
+    | SubscriptionEnabled
+)  # fmt: skip
+
+
+def changed(subscription: Subscription, event: Change) -> Subscription:
+    """The subscription after a change."""
+    after = replace(subscription, updated_at=event.at)
+    match event:
+        case SubscriptionChanged():
+            return replace(after, terms=event.terms)
+        case SubscriptionSecretRotated():
+            return replace(
+                after, secret_id=event.secret_id, former_secret_id=event.former_secret_id, former_until=event.former_until
+            )
+        case SubscriptionPaused():
+            return replace(after, status="paused")
+        case SubscriptionDisabled():
+            return replace(after, status="disabled", disabled_reason=event.reason, disabled_detail=event.detail)
+        case SubscriptionResumed() | SubscriptionEnabled():
+            return replace(after, status="active", disabled_reason=None, disabled_detail=None)
+        case _:
+            assert_never(event)

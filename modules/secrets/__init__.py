@@ -1,0 +1,1 @@
+# intent_ref: modules.secrets

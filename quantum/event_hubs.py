@@ -1,0 +1,44 @@
+# intent_ref: quantum.event-hubs
+"""The stream through Event Hubs, as the settings describe it: where the hub is, who we are there, where checkpoints go."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+from event_store.store import EventStore
+from quantum.settings import Settings
+from streaming.event_hubs import EventHubsTransport
+from streaming.event_hubs_checkpoints import PostgresCheckpointStore, blob_checkpoint_store
+from streaming.event_hubs_client import EventHub, entra_credential
+
+
+@asynccontextmanager
+async def event_hubs(settings: Settings, store: EventStore) -> AsyncIterator[EventHubsTransport]:
+    """The transport. The hub need not answer yet; a blob account for checkpoints has to (`azure.core.exceptions.AzureError`)."""
+    async with AsyncExitStack() as stack:
+        blobs = settings.event_hubs_blob_connection
+        blob_address = blobs.get_secret_value() if blobs is not None else ""
+        credential: Any = None
+        if settings.event_hubs_connection is None or blob_address.startswith("https://"):
+            credential = await stack.enter_async_context(entra_credential())
+        checkpoints: Any = PostgresCheckpointStore(store.platform_pool)
+        if settings.event_hubs_checkpoints == "blob":
+            checkpoints = await blob_checkpoint_store(blob_address, settings.event_hubs_blob_container, credential)
+            await stack.enter_async_context(checkpoints)
+        transport = EventHubsTransport(
+            store, _hub(settings, credential), checkpoints, source=settings.event_source,
+            message_bytes_max=settings.event_hubs_message_bytes_max,
+        )  # fmt: skip
+        stack.push_async_callback(transport.close)
+        yield transport
+
+
+def hub_name(settings: Settings) -> str:
+    """The event hub's name; the settings see to it that something says it."""
+    return _hub(settings, object()).address()[1]
+
+
+def _hub(settings: Settings, credential: Any) -> EventHub:
+    if settings.event_hubs_connection is not None:
+        return EventHub(settings.event_hubs_connection.get_secret_value(), settings.event_hubs_name)
+    return EventHub(None, settings.event_hubs_name, settings.event_hubs_namespace, credential)

@@ -1,0 +1,60 @@
+# intent_ref: quantum.streams
+"""Which engine carries the stream, by `QUANTUM_STREAM`."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+from event_store.store import EventStore
+from quantum.settings import Settings
+from streaming.delivery import Statistics
+from streaming.transport import Transport
+
+
+class MeasuredTransport(Transport, Protocol):
+    """A transport, and what telemetry reads of it."""
+
+    statistics: Statistics
+
+
+@asynccontextmanager
+async def stream(settings: Settings, store: EventStore) -> AsyncIterator[MeasuredTransport]:
+    """The transport of this process. It needs no broker yet: one that is away is waited for where it is used."""
+    if settings.stream == "event-hubs":
+        from quantum.event_hubs import event_hubs
+
+        async with event_hubs(settings, store) as hub:
+            yield hub
+        return
+    transport = _transport(settings, store)
+    try:
+        yield transport
+    finally:
+        await transport.close()
+
+
+def relay_name(settings: Settings) -> str:
+    """Whose checkpoint the relay goes by: each engine and topic has its own, and another one starts with the first event."""
+    if settings.stream == "event-hubs":
+        from quantum.event_hubs import hub_name
+
+        return f"event-hubs:{hub_name(settings)}"
+    return {"embedded": "relay", "kafka": f"kafka:{settings.kafka_topic}"}[settings.stream]
+
+
+def _transport(settings: Settings, store: EventStore) -> MeasuredTransport:
+    """Each engine's packages are imported where it was chosen, and nowhere else."""
+    if settings.stream == "kafka":
+        from streaming.kafka import KafkaSettings, KafkaTransport
+
+        password = settings.kafka_sasl_password
+        kafka = KafkaSettings(
+            settings.kafka_bootstrap or "", settings.kafka_topic, security_protocol=settings.kafka_security_protocol,
+            sasl_mechanism=settings.kafka_sasl_mechanism, username=settings.kafka_sasl_username,
+            password=None if password is None else password.get_secret_value(), ca_file=settings.kafka_ca_file,
+            topic_partitions=settings.kafka_topic_partitions, record_bytes_max=settings.kafka_record_bytes_max,
+        )  # fmt: skip
+        return KafkaTransport(kafka, store, source=settings.event_source)
+    from streaming.embedded import EmbeddedTransport
+
+    return EmbeddedTransport(store)

@@ -1,0 +1,124 @@
+# intent_ref: sagas.execution
+"""How answers of modules get into the log: each once, and those of one execution that come together in one append.
+
+A wide execution has a hundred answers at the same moment, and all of them would be decided on the same version of its stream.
+So one is recorded at a time; what comes in the meantime waits and then goes together.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from commands.execution import CompleteStep, FailStep, RecordOutcomes
+from commands.handle import Envelope, Outcome, Shell, handle
+from domain.execution import Execution
+from domain.refusals import ExecutionHasEnded, NotFound, StepNotRunning
+from domain.values import TenantId
+from event_store.records import StoreUnavailable, StreamBusy
+from sagas.dispatches import Dispatch
+
+ACTOR = "saga:execution"
+TOGETHER_MAX = 200
+_BACK_OFF_SECONDS = 0.1
+_BACK_OFF_SECONDS_MAX = 2.0
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An answer on its way into the log. `recorded` tells whether it was news: None where it came too late."""
+
+    dispatch: Dispatch
+    command: CompleteStep | FailStep
+    traceparent: str | None
+    recorded: asyncio.Future[bool | None]
+
+
+class Outcomes:
+    """The way into the log for one process's answers."""
+
+    def __init__(self, shell: Shell) -> None:
+        self._shell = shell
+        self._waiting: dict[tuple[str, str], list[Answered]] = {}
+
+    async def record(self, dispatch: Dispatch, command: CompleteStep | FailStep, traceparent: str | None) -> bool | None:
+        """True when the answer is in the log now, False when it was before, None when it came too late.
+
+        Tries as long as it takes where the database is away; raises what nobody foresaw.
+        """
+        key = (dispatch.tenant_id, dispatch.execution_id)
+        answered = Answered(dispatch, command, traceparent, asyncio.get_running_loop().create_future())
+        if (others := self._waiting.get(key)) is not None:
+            others.append(answered)
+            return await answered.recorded
+        self._waiting[key] = []
+        try:
+            return await self._record_one(answered)
+        finally:
+            left = self._waiting.pop(key)
+            if left:
+                await self._record_left(key, left)
+
+    async def _record_left(self, key: tuple[str, str], left: list[Answered]) -> None:
+        """What came while the first one was being recorded, and what comes while that is."""
+        while left:
+            together, rest = left[:TOGETHER_MAX], left[TOGETHER_MAX:]
+            self._waiting[key] = rest
+            try:
+                await self._record_together(together)
+            finally:
+                left = self._waiting.pop(key)
+                for answered in together:
+                    if not answered.recorded.done():  # cancelled: whoever waits makes the attempt again
+                        answered.recorded.set_exception(StoreUnavailable("The answer could not be recorded."))
+
+    async def _record_together(self, together: Sequence[Answered]) -> None:
+        if len(together) > 1:
+            first = together[0].command
+            command = RecordOutcomes(
+                execution_id=first.execution_id, outcomes=tuple([one.command for one in together]), at=first.at
+            )  # fmt: skip
+            try:
+                await self._obeyed(command, together[0])
+            except Exception as fault:
+                log.warning("answers are recorded one by one", execution_id=first.execution_id, fault=repr(fault))
+            else:
+                for answered in together:
+                    _settle(answered, True)
+                return
+        for answered in together:
+            try:
+                _settle(answered, await self._record_one(answered))
+            except Exception as fault:
+                if not answered.recorded.done():
+                    answered.recorded.set_exception(fault)
+
+    async def _record_one(self, answered: Answered) -> bool | None:
+        try:
+            outcome = await self._obeyed(answered.command, answered)
+        except (StepNotRunning, ExecutionHasEnded, NotFound):
+            return None
+        return not outcome.replayed
+
+    async def _obeyed(self, command: CompleteStep | FailStep | RecordOutcomes, answered: Answered) -> Outcome[Execution]:
+        dispatch = answered.dispatch
+        envelope = Envelope(
+            TenantId(dispatch.tenant_id), dispatch.command_id, ACTOR, dispatch.correlation_id,
+            causation_id=str(dispatch.event_id), traceparent=answered.traceparent,
+        )  # fmt: skip
+        back_off = _BACK_OFF_SECONDS
+        while True:
+            try:
+                return await handle(self._shell, command, envelope)
+            except (StreamBusy, StoreUnavailable) as fault:
+                log.warning("an outcome could not be recorded yet", step=dispatch.step, fault=str(fault), seconds=back_off)
+                await asyncio.sleep(back_off)
+                back_off = min(back_off * 2, _BACK_OFF_SECONDS_MAX)
+
+
+def _settle(answered: Answered, recorded: bool | None) -> None:
+    if not answered.recorded.done():
+        answered.recorded.set_result(recorded)

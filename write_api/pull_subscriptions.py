@@ -1,0 +1,108 @@
+# intent_ref: write-api.pull-subscriptions
+"""Routes that make pull subscriptions and take them away."""
+
+from typing import Final, Protocol
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from access.gate import Gate
+from access.http import pull_documents as documents
+from access.http.headers import command_identity
+from access.http.json_body import parse_object, validated
+from access.http.operations import Answer
+from access.http.routing import API_PREFIX, GuardedRoutes
+from access.principal import Access
+from access.roles import SUBSCRIPTIONS_WRITE
+from commands.handle import Shell, handle
+from commands.pull_subscription import CreatePullSubscription, DeletePullSubscription
+from domain.documents import pull_subscription_document
+from domain.pull_subscription import (
+    DELIVERIES_MAX,
+    LEASE_SECONDS_MAX,
+    UNACKNOWLEDGED_MAX,
+    PullStart,
+    PullSubscriptions,
+    PullTerms,
+)
+from domain.subscription import Order, Start
+from domain.values import SubscriptionId
+from write_api.subscriptions import read_start
+from write_api.writing import KEY_HEADERS, REPLAY, WRITTEN, Clock, envelope, gone, utc_now, written
+
+FROM_MEANING: Final = "`now`, `beginning`, an RFC 3339 time, or a position (`Quantum-Position`, or an event's `position`)."
+
+
+class NewPullSubscription(BaseModel):
+    """A pull subscription to make. Patterns are event types and subjects with `*` for any text."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"types": ["quantum.execution.*"]}]})
+    types: list[str] = Field(["*"], description="Patterns of event types, with their version or without.")
+    subjects: list[str] = Field([], description="Patterns of subjects; none: all.")
+    begins: str = Field("now", alias="from", description=FROM_MEANING)
+    description: str | None = None
+    order: Order = Field(
+        "per-subject", description="`per-subject`: an event waits until the one before it in its subject is acknowledged."
+    )
+    lease: float = Field(
+        30, ge=1, le=LEASE_SECONDS_MAX, description="Seconds an event is the reader's, unless a pull says otherwise."
+    )
+    max_deliveries: int = Field(5, ge=1, le=DELIVERIES_MAX, description="Deliveries in vain that make an event a dead letter.")
+    max_unacknowledged: int = Field(1_000, ge=1, le=UNACKNOWLEDGED_MAX, description="Events that may be given out at a time.")
+
+
+class Keeping(Protocol):
+    """Of `streaming.pull_subscriptions.PullSubscriptionReader`, what making and deleting needs."""
+
+    async def start(self, tenant_id: str, start: Start) -> PullStart:
+        """The place in the log that `start` means now."""
+        ...
+
+    async def purge(self, tenant_id: str, id: str, left: PullSubscriptions) -> None:
+        """Takes away what a deleted subscription leaves."""
+        ...
+
+
+_MADE: Final = Answer(201, "The pull subscription.", documents.PullSubscription, headers=(*WRITTEN, "Location"), at_times=REPLAY)
+
+
+def pull_subscriptions_router(shell: Shell, gate: Gate, keeping: Keeping, *, clock: Clock = utc_now) -> APIRouter:
+    """`POST /pull-subscriptions` and `DELETE /pull-subscriptions/{subscription_id}`."""
+    routes = GuardedRoutes(gate, "pull subscriptions")
+
+    @routes.tenant(
+        "POST", "/pull-subscriptions", SUBSCRIPTIONS_WRITE, summary="Subscribe to pull", body=NewPullSubscription,
+        headers=KEY_HEADERS, answers=(_MADE,), refusals=(409,),
+    )  # fmt: skip
+    async def make_pull_subscription(request: Request, access: Access) -> Response:
+        """From then on its events wait to be fetched with `…/pull`. The terms hold for good: who wants others makes another."""
+        raw = await request.body()
+        body = validated(NewPullSubscription, parse_object(raw))
+        start = await keeping.start(access.tenant_id, read_start(body.begins))
+        identity = command_identity(request, access.tenant_id, access.principal, raw)
+        id = SubscriptionId(str(identity.command_id))
+        terms = PullTerms(
+            tuple(body.types), tuple(body.subjects), body.description, body.order, body.lease, body.max_deliveries,
+            body.max_unacknowledged,
+        )  # fmt: skip
+        command = CreatePullSubscription(subscription_id=id, terms=terms, start=start, at=clock())
+        outcome = await handle(shell, command, envelope(request, access.tenant_id, access.principal, identity))
+        document = pull_subscription_document(outcome.state.by_id[id])
+        return written(201, document, outcome, location=f"{API_PREFIX}/pull-subscriptions/{id}")
+
+    @routes.tenant(
+        "DELETE", "/pull-subscriptions/{subscription_id}", SUBSCRIPTIONS_WRITE, summary="Delete a pull subscription",
+        headers=KEY_HEADERS, answers=(gone("The pull subscription is deleted."),),
+    )  # fmt: skip
+    async def delete_pull_subscription(request: Request, access: Access) -> Response:
+        """What is given out cannot be acknowledged any more; its dead letters go with it."""
+        id = SubscriptionId(request.path_params["subscription_id"])
+        identity = command_identity(request, access.tenant_id, access.principal, b"")
+        command = DeletePullSubscription(subscription_id=id, at=clock())
+        outcome = await handle(shell, command, envelope(request, access.tenant_id, access.principal, identity))
+        await keeping.purge(access.tenant_id, id, outcome.state)
+        return written(204, None, outcome)
+
+    return routes.router

@@ -1,0 +1,251 @@
+# intent_ref: write-api.subscriptions
+"""Routes that make subscriptions, change them, and ask for deliveries."""
+
+from collections.abc import Awaitable
+from datetime import UTC, datetime
+from typing import Any, Final, Literal
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from access.gate import Gate
+from access.http import subscription_documents as documents
+from access.http.headers import command_identity
+from access.http.json_body import parse_object, validated
+from access.http.operations import Answer
+from access.http.routing import API_PREFIX, GuardedRoutes
+from access.principal import Access
+from access.roles import SUBSCRIPTIONS_WRITE
+from commands.handle import Outcome, Shell, handle
+from commands.subscription import (
+    FORMER_SECRET_HOURS_MAX,
+    ChangeSubscription,
+    CreateSubscription,
+    DeleteSubscription,
+    EnableSubscription,
+    PauseSubscription,
+    ResumeSubscription,
+    RotateSubscriptionSecret,
+    SubscriptionCommand,
+)
+from domain.documents import subscription_document
+from domain.refusals import Fault, Invalid, NotFound, Refusal
+from domain.subscription import Start, Subscription, Subscriptions, Terms, evolve
+from domain.values import SecretId, SubscriptionId, TenantId, subscriptions_stream
+from event_store.subscription_secrets import SubscriptionSecrets
+from event_store.tokens import InvalidToken, decode_token
+from write_api.writing import KEY_HEADERS, REPLAY, WRITTEN, Clock, Nothing, envelope, gone, no_body, utc_now, written
+
+
+class TermsBody(BaseModel):
+    """What a change may change; what is left out stays as it is."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, json_schema_extra={"examples": [{"types": ["quantum.execution.*"], "max_in_flight": 20}]}
+    )
+    url: str = Field("", description="Where events are POSTed to. It is checked again, with its address, at each delivery.")
+    types: list[str] = Field(["*"], description="Patterns of event types, with or without the version; `*` is any text.")
+    subjects: list[str] | None = Field(None, description="Patterns of subjects, such as `execution/*`; without: all.")
+    description: str | None = None
+    order: Literal["per-subject", "parallel"] = "per-subject"
+    max_in_flight: int = Field(10, description="Requests under way at a time, 1 to 100.")
+    headers: dict[str, str] | None = Field(None, description="Sent with every delivery. They are no place for credentials.")
+
+
+class NewSubscription(TermsBody):
+    """A subscription to make."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True,
+        json_schema_extra={"examples": [{"url": "https://hooks.example.com/quantum", "types": ["quantum.execution.*"]}]},
+    )  # fmt: skip
+    url: str = Field(description="Where events are POSTed to.")
+    begins: str = Field(
+        "now", alias="from",
+        description="`now`, `beginning`, an RFC 3339 time, or a position (`Quantum-Position`, or an event's `position`).",
+    )  # fmt: skip
+
+
+class Rotation(BaseModel):
+    """How long the former secret signs beside the new one. The body may be left out."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"former_hours": 24}]})
+    former_hours: float = Field(24.0, ge=0, le=FORMER_SECRET_HOURS_MAX)
+
+
+_MADE: Final = Answer(
+    201, "The subscription and its secret.", documents.SubscriptionWithSecret, headers=(*WRITTEN, "Location"), at_times=REPLAY
+)
+_ROTATED: Final = Answer(
+    200, "The subscription and its new secret.", documents.SubscriptionWithSecret, headers=WRITTEN, at_times=REPLAY
+)
+_CHANGED: Final = Answer(200, "The subscription.", documents.Subscription, headers=WRITTEN, at_times=REPLAY)
+_STEERED: Final[dict[str, Any]] = {
+    "body": Nothing, "body_required": False, "headers": KEY_HEADERS, "answers": (_CHANGED,), "refusals": (409,),
+}  # fmt: skip
+
+
+def subscriptions_router(shell: Shell, gate: Gate, secrets: SubscriptionSecrets, *, clock: Clock = utc_now) -> APIRouter:
+    """The routes under `/subscriptions` that change something."""
+    routes = GuardedRoutes(gate, "subscriptions")
+
+    async def obey(request: Request, access: Access, command: SubscriptionCommand, raw: bytes) -> Outcome[Subscriptions]:
+        identity = command_identity(request, access.tenant_id, access.principal, raw)
+        return await handle(shell, command, envelope(request, access.tenant_id, access.principal, identity))
+
+    async def steer(request: Request, access: Access, command: SubscriptionCommand) -> Response:
+        outcome = await obey(request, access, command, await no_body(request))
+        return written(200, subscription_document(_found(outcome, command.subscription_id)), outcome)
+
+    @routes.tenant(
+        "POST", "/subscriptions", SUBSCRIPTIONS_WRITE, summary="Subscribe", body=NewSubscription, headers=KEY_HEADERS,
+        answers=(_MADE,), refusals=(409,),
+    )  # fmt: skip
+    async def subscribe(request: Request, access: Access) -> Response:
+        """From then on events are POSTed to the URL, signed by Standard Webhooks. The secret is in this answer and no other."""
+        raw = await request.body()
+        body = validated(NewSubscription, parse_object(raw))
+        start = read_start(body.begins)
+        identity = command_identity(request, access.tenant_id, access.principal, raw)
+        id = SubscriptionId(str(identity.command_id))
+        secret_id, secret = await secrets.make(access.tenant_id, id)
+        command = CreateSubscription(
+            subscription_id=id, terms=_terms(body), start=start, secret_id=SecretId(secret_id), at=clock()
+        )  # fmt: skip
+        outcome, found, is_new = await _keep_secret(
+            secrets,
+            access,
+            secret_id,
+            handle(shell, command, envelope(request, access.tenant_id, access.principal, identity)),
+            id,
+        )
+        document = {**subscription_document(found), "secret": secret if is_new else None}
+        return written(201, document, outcome, location=f"{API_PREFIX}/subscriptions/{id}")
+
+    @routes.tenant(
+        "PATCH", "/subscriptions/{subscription_id}", SUBSCRIPTIONS_WRITE, summary="Change a subscription", body=TermsBody,
+        headers=KEY_HEADERS, answers=(_CHANGED,),
+    )  # fmt: skip
+    async def change_subscription(request: Request, access: Access) -> Response:
+        """What is left out stays. Patterns hold for events from now on; URL and headers also for what waits to be delivered."""
+        raw = await request.body()
+        body = validated(TermsBody, parse_object(raw))
+        id = subscription_of(request)
+        given = {name: value for name, value in _as_terms(body).items() if name in body.model_fields_set}
+        outcome = await obey(request, access, ChangeSubscription(subscription_id=id, at=clock(), **given), raw)
+        return written(200, subscription_document(_found(outcome, id)), outcome)
+
+    @routes.tenant(
+        "DELETE", "/subscriptions/{subscription_id}", SUBSCRIPTIONS_WRITE, summary="Delete a subscription", headers=KEY_HEADERS,
+        answers=(gone("The subscription is deleted."),),
+    )  # fmt: skip
+    async def delete_subscription(request: Request, access: Access) -> Response:
+        """Nothing more is delivered; its secrets and its log of deliveries go with it."""
+        command = DeleteSubscription(subscription_id=subscription_of(request), at=clock())
+        return written(204, None, await obey(request, access, command, b""))
+
+    @routes.tenant(
+        "POST", "/subscriptions/{subscription_id}/pause", SUBSCRIPTIONS_WRITE, summary="Pause a subscription", **_STEERED
+    )
+    async def pause_subscription(request: Request, access: Access) -> Response:
+        """Nothing is delivered until it is resumed; nothing is lost."""
+        return await steer(request, access, PauseSubscription(subscription_id=subscription_of(request), at=clock()))
+
+    @routes.tenant(
+        "POST", "/subscriptions/{subscription_id}/resume", SUBSCRIPTIONS_WRITE, summary="Resume a subscription", **_STEERED
+    )
+    async def resume_subscription(request: Request, access: Access) -> Response:
+        """A paused subscription goes on where it stopped."""
+        return await steer(request, access, ResumeSubscription(subscription_id=subscription_of(request), at=clock()))
+
+    @routes.tenant(
+        "POST", "/subscriptions/{subscription_id}/enable", SUBSCRIPTIONS_WRITE, summary="Enable a subscription", **_STEERED
+    )
+    async def enable_subscription(request: Request, access: Access) -> Response:
+        """A subscription that the platform has disabled goes on where it stopped."""
+        return await steer(request, access, EnableSubscription(subscription_id=subscription_of(request), at=clock()))
+
+    @routes.tenant(
+        "POST", "/subscriptions/{subscription_id}/rotate-secret", SUBSCRIPTIONS_WRITE, summary="Rotate the secret", body=Rotation,
+        body_required=False, headers=KEY_HEADERS, answers=(_ROTATED,),
+    )  # fmt: skip
+    async def rotate_secret(request: Request, access: Access) -> Response:
+        """Deliveries are signed with both secrets for a while, so that the receiver can change over in its own time."""
+        raw = await request.body()
+        body = validated(Rotation, parse_object(raw) if raw else {})
+        id = subscription_of(request)
+        await known_subscription(shell, access, id)
+        secret_id, secret = await secrets.make(access.tenant_id, id)
+        command = RotateSubscriptionSecret(
+            subscription_id=id, secret_id=SecretId(secret_id), former_hours=body.former_hours, at=clock()
+        )
+        outcome, found, is_new = await _keep_secret(secrets, access, secret_id, obey(request, access, command, raw), id)
+        return written(200, {**subscription_document(found), "secret": secret if is_new else None}, outcome)
+
+    return routes.router
+
+
+async def _keep_secret(
+    secrets: SubscriptionSecrets, access: Access, secret_id: str, obeyed: Awaitable[Outcome[Subscriptions]], id: SubscriptionId
+) -> tuple[Outcome[Subscriptions], Subscription, bool]:
+    """The outcome, and whether the new secret has become the subscription's; one that came to nothing is forgotten."""
+    try:
+        outcome = await obeyed
+    except Refusal:
+        await secrets.drop(access.tenant_id, secret_id)
+        raise
+    found = _found(outcome, id)
+    if found.secret_id != secret_id:
+        await secrets.drop(access.tenant_id, secret_id)
+    return outcome, found, found.secret_id == secret_id
+
+
+def subscription_of(request: Request) -> SubscriptionId:
+    """The subscription a request is about."""
+    return SubscriptionId(request.path_params["subscription_id"])
+
+
+async def known_subscription(shell: Shell, access: Access, id: str) -> Subscription:
+    """A subscription of the tenant as the log has it now; raises `NotFound`."""
+    loaded = await shell.store.load(TenantId(access.tenant_id), subscriptions_stream(), evolve)
+    found = loaded.state.by_id.get(id) if loaded.state is not None else None
+    if found is None:
+        raise NotFound("subscription", id)
+    return found
+
+
+def _found(outcome: Outcome[Subscriptions], id: str) -> Subscription:
+    return outcome.state.by_id[id]
+
+
+def _as_terms(body: TermsBody) -> dict[str, Any]:
+    return {
+        "url": body.url, "types": tuple(body.types), "subjects": tuple(body.subjects or ()), "description": body.description,
+        "order": body.order, "max_in_flight": body.max_in_flight, "headers": body.headers or {},
+    }  # fmt: skip
+
+
+def _terms(body: TermsBody) -> Terms:
+    return Terms(**_as_terms(body))
+
+
+def read_start(text: str, place: str = "/from") -> Start:
+    """Where to begin; raises `Invalid`."""
+    if text in ("now", "beginning") and place == "/from":
+        return Start() if text == "now" else Start(position=0)
+    try:
+        return Start(position=decode_token(text))
+    except InvalidToken:
+        pass
+    try:
+        at = datetime.fromisoformat(text)
+        if at.tzinfo is not None:
+            return Start(time=at.astimezone(UTC))
+    except (ValueError, OverflowError):
+        pass
+    said = "`now`, `beginning`, an RFC 3339 time with its offset, or a position" if place == "/from" else (
+        "an RFC 3339 time with its offset, or a position"
+    )  # fmt: skip
+    raise Invalid([Fault(place, f"This must be {said}.", "invalid")])
