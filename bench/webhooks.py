@@ -72,7 +72,7 @@ async def _run(store: EventStore, folder: Path, urls: Any, events: int, *, slow:
         shell = Shell(store, Modules({}), Rules())
         secrets = SubscriptionSecrets(store.tenant_pool, Keyring.from_file(keys_folder(folder) / KEYS_FILE))
         paths = [f"/slow/{number}" for number in range(slow)] + [f"/{number}" for number in range(SUBSCRIPTIONS)]
-        made = await asyncio.gather(*(_subscribe(shell, secrets, f"http://127.0.0.1:{port}{path}") for path in paths))
+        made = [await _subscribe(shell, secrets, f"http://127.0.0.1:{port}{path}") for path in paths]
         wanted, half, deadline = events * SUBSCRIPTIONS, None, time.monotonic() + 300
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
             while True:

@@ -6,7 +6,7 @@ import base64
 import binascii
 import contextlib
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -19,7 +19,6 @@ import write_api.callbacks
 from access.gate import Gate
 from access.http.problems import unavailable
 from commands.handle import Shell
-from domain.callbacks import CallbackClaims
 from domain.module import Modules
 from modules.artifacts.files import FileArtifacts
 from modules.artifacts.store import ArtifactLimits, ArtifactStore, Opened
@@ -35,6 +34,7 @@ from quantum.cli_secrets import secret_files
 from quantum.issuing import keys_folder
 from quantum.settings import Settings
 from sagas.reactions import outcome_command_id
+from sagas.signs_of_life import SignsOfLife
 
 SWEEP_SECONDS = 3_600.0
 
@@ -107,15 +107,9 @@ def callback_keys(settings: Settings) -> list[bytes]:
     return keys
 
 
-async def nobody_beats(claims: CallbackClaims) -> None:
-    """A sign of life that nobody waits for."""
-
-
-def writing(
-    shell: Shell, parts: CallParts, caller: Caller, beat: Callable[[CallbackClaims], Awaitable[None]] = nobody_beats
-) -> list[APIRouter]:
-    """The routes by which modules answer later; `beat` takes note of signs of life."""
-    found = write_api.callbacks.CallbackParts(parts.callbacks.verify, outcome_command_id, caller.settle, beat)
+def writing(shell: Shell, parts: CallParts, caller: Caller) -> list[APIRouter]:
+    """The routes by which modules answer later."""
+    found = write_api.callbacks.CallbackParts(parts.callbacks.verify, outcome_command_id, caller.settle, SignsOfLife(shell))
     return [write_api.callbacks.callbacks_router(shell, found)]
 
 

@@ -284,21 +284,23 @@ class Worker:
     async def _answer(self, task: Task, path: str, body: dict[str, Any]) -> None:
         """Repeats an answer until the platform has taken it or refuses it: twice is as good as once."""
         loop = asyncio.get_running_loop()
-        until, pause = loop.time() + _ANSWER_SECONDS_MAX, _PAUSE_SECONDS_MIN
+        until, pause, is_plain = loop.time() + _ANSWER_SECONDS_MAX, _PAUSE_SECONDS_MIN, False
         while True:
             try:
                 answer = await self._post(f"{task._lease_token}/{path}", body, task.traceparent)
             except httpx.TransportError as fault:
                 answer, why = None, repr(fault)
             except (TypeError, ValueError, RecursionError) as fault:
-                path, body = "fail", _failure("result-invalid", f"The function's result is not JSON: {fault}")
+                what, is_plain = ("result" if path == "complete" else "error"), True
+                path, body = "fail", _failure(f"{what}-invalid", f"What the function gave is not JSON: {fault}")
                 continue
             if answer is not None:
                 why = f"{answer.status_code}: {answer.text[:500]}"
                 if answer.is_success:
                     return
-                if answer.status_code in (400, 413, 422) and path == "complete":
-                    code = "result-too-large" if answer.status_code == 413 else "result-invalid"
+                if answer.status_code in (400, 413, 422) and not is_plain:
+                    what, is_plain = ("result" if path == "complete" else "error"), True
+                    code = f"{what}-too-large" if answer.status_code == 413 else f"{what}-invalid"
                     path, body = "fail", _failure(code, str(QuantumError(answer)))
                     continue
                 if answer.status_code not in _TRY_AGAIN:
@@ -367,7 +369,8 @@ def _answer_of(working: "asyncio.Task[Any]") -> tuple[str, dict[str, Any]]:
 def _failure(
     code: str, message: str, *, retryable: bool = False, details: dict[str, Any] | None = None
 ) -> dict[str, Any]:  # fmt: skip
-    error = {"code": code[:100] or "failed", "message": message[:_MESSAGE_CHARS_MAX] or code, "details": details}
+    code = code[:100] or "failed"
+    error = {"code": code, "message": message[:_MESSAGE_CHARS_MAX] or code, "details": details}
     return {"error": error, "retryable": retryable}
 
 

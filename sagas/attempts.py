@@ -25,6 +25,7 @@ from modules.results import storable_error
 from sagas.clock import Clock, now
 from sagas.dispatches import Dispatch, Later, Offer
 from sagas.outcomes import Outcomes
+from sagas.signs_of_life import silent_until
 
 ACTOR = "saga:execution"
 _AGAIN_SECONDS_MAX = 3_600.0
@@ -143,7 +144,8 @@ class Attempts:
             invocation = _invocation(dispatch, state, work, traceparent, self._clock())
             answer = await self._called(module, work, invocation)
             if isinstance(answer, Deferred):
-                outcome, result = "deferred", Later("callback", invocation.deadline)
+                due_at = silent_until(state, dispatch.step, self._clock(), invocation.deadline)
+                outcome, result = "deferred", Later("callback", due_at)
             else:
                 outcome = "completed"
                 result = CompleteStep(

@@ -83,6 +83,8 @@ def reasons_to_wake(state: Execution) -> set[RunKey]:
     for run_id, run in state.runs.items():
         if run.status not in ACTIVE or run.items is not None:
             continue
+        if run.waiting is not None and run.waiting.reason == "resume":
+            continue  # a human's pause is the reason
         reasons.add((run_id, run.attempts if run.waiting is None else -1 - run.waiting.gate))
         if run.limits is not None and run.limits.expires_at is not None:
             reasons.add((run_id, 0))

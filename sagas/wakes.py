@@ -53,7 +53,9 @@ class Wakes:
             case "gate":
                 await self._tell(dispatch, ExpireStep(**self._run(dispatch), gate=detail["gate"]))
             case "expiry":
-                await self._tell(dispatch, ExpireStep(**self._run(dispatch), gate=None))
+                # The database said that it is due; this machine's clock may be a little behind.
+                at = max(self._clock(), dispatch.due_at)
+                await self._tell(dispatch, ExpireStep(**{**self._run(dispatch), "at": at}, gate=None))
             case "deadline":
                 await self._tell(dispatch, ExpireExecution(**self._execution(dispatch)))
             case "stop_child":

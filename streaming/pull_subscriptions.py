@@ -63,7 +63,7 @@ Following = Callable[[str, PullSubscription], AbstractAsyncContextManager[Callab
 
 
 class PullSubscriptionReader:
-    """What may be asked of pull subscriptions. Raises `StoreUnavailable`. `source` is the CloudEvents source of what is given out."""
+    """What may be asked of pull subscriptions. Raises `StoreUnavailable`. `source` is that of the CloudEvents given out."""
 
     def __init__(self, store: EventStore, following: Following, *, source: str = SOURCE_DEFAULT) -> None:
         self._store, self._following, self._source = store, following, source

@@ -19,7 +19,8 @@ from access.http.routing import GuardedRoutes
 from access.principal import Access
 from access.roles import SUBSCRIPTIONS_WRITE
 from commands.handle import Shell
-from write_api.pulling import EXAMPLE_ID, PATH, Ids, known_pull_subscription, read_leases
+from write_api.pull_subscriptions import PATH, known_pull_subscription
+from write_api.pulling import EXAMPLE_ID, Ids, read_leases
 
 
 class Letters(BaseModel):

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from access.gate import Gate
 from access.http import pull_documents as documents
 from access.http.headers import command_identity
-from access.http.json_body import parse_object, validated
+from access.http.json_body import parse_object, read, validated
 from access.http.operations import Answer
 from access.http.routing import API_PREFIX, GuardedRoutes
 from access.principal import Access
@@ -24,14 +24,18 @@ from domain.pull_subscription import (
     LEASE_SECONDS_MAX,
     UNACKNOWLEDGED_MAX,
     PullStart,
+    PullSubscription,
     PullSubscriptions,
     PullTerms,
+    evolve,
 )
+from domain.refusals import NotFound
 from domain.subscription import Order, Start
-from domain.values import SubscriptionId
+from domain.values import SubscriptionId, TenantId, pull_subscriptions_stream
 from write_api.subscriptions import read_start
 from write_api.writing import KEY_HEADERS, REPLAY, WRITTEN, Clock, envelope, gone, utc_now, written
 
+PATH: Final = "/pull-subscriptions/{subscription_id}"
 FROM_MEANING: Final = "`now`, `beginning`, an RFC 3339 time, or a position (`Quantum-Position`, or an event's `position`)."
 
 
@@ -53,11 +57,24 @@ class NewPullSubscription(BaseModel):
     max_unacknowledged: int = Field(1_000, ge=1, le=UNACKNOWLEDGED_MAX, description="Events that may be given out at a time.")
 
 
+class Place(BaseModel):
+    """Where to go on."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, json_schema_extra={"examples": [{"from": "2026-11-21T09:30:00Z"}]}, populate_by_name=True
+    )
+    begins: str = Field(alias="from", description=FROM_MEANING)
+
+
 class Keeping(Protocol):
     """Of `streaming.pull_subscriptions.PullSubscriptionReader`, what making and deleting needs."""
 
     async def start(self, tenant_id: str, start: Start) -> PullStart:
         """The place in the log that `start` means now."""
+        ...
+
+    async def seek(self, tenant_id: str, id: str, start: PullStart) -> None:
+        """Goes on from another place."""
         ...
 
     async def purge(self, tenant_id: str, id: str, left: PullSubscriptions) -> None:
@@ -69,7 +86,7 @@ _MADE: Final = Answer(201, "The pull subscription.", documents.PullSubscription,
 
 
 def pull_subscriptions_router(shell: Shell, gate: Gate, keeping: Keeping, *, clock: Clock = utc_now) -> APIRouter:
-    """`POST /pull-subscriptions` and `DELETE /pull-subscriptions/{subscription_id}`."""
+    """`POST /pull-subscriptions`, and `DELETE` and `…/seek` of one."""
     routes = GuardedRoutes(gate, "pull subscriptions")
 
     @routes.tenant(
@@ -93,7 +110,7 @@ def pull_subscriptions_router(shell: Shell, gate: Gate, keeping: Keeping, *, clo
         return written(201, document, outcome, location=f"{API_PREFIX}/pull-subscriptions/{id}")
 
     @routes.tenant(
-        "DELETE", "/pull-subscriptions/{subscription_id}", SUBSCRIPTIONS_WRITE, summary="Delete a pull subscription",
+        "DELETE", PATH, SUBSCRIPTIONS_WRITE, summary="Delete a pull subscription",
         headers=KEY_HEADERS, answers=(gone("The pull subscription is deleted."),),
     )  # fmt: skip
     async def delete_pull_subscription(request: Request, access: Access) -> Response:
@@ -105,4 +122,27 @@ def pull_subscriptions_router(shell: Shell, gate: Gate, keeping: Keeping, *, clo
         await keeping.purge(access.tenant_id, id, outcome.state)
         return written(204, None, outcome)
 
+    @routes.tenant(
+        "POST", f"{PATH}/seek", SUBSCRIPTIONS_WRITE, summary="Go on from another place", body=Place,
+        answers=(Answer(204, "The next pull begins there."),),
+    )  # fmt: skip
+    async def seek(request: Request, access: Access) -> Response:
+        """Back in history, or on to `now`. What is given out at present is nobody's any more; dead letters stay."""
+        body = await read(request, Place)
+        wanted = read_start(body.begins)
+        subscription = await known_pull_subscription(shell, request, access)
+        start = await keeping.start(access.tenant_id, wanted)
+        await keeping.seek(access.tenant_id, subscription.subscription_id, start)
+        return Response(status_code=204)
+
     return routes.router
+
+
+async def known_pull_subscription(shell: Shell, request: Request, access: Access) -> PullSubscription:
+    """The pull subscription a request is about, as the log has it now; raises `NotFound`."""
+    id = request.path_params["subscription_id"]
+    loaded = await shell.store.load(TenantId(access.tenant_id), pull_subscriptions_stream(), evolve)
+    found = loaded.state.by_id.get(id) if loaded.state is not None else None
+    if found is None:
+        raise NotFound("pull subscription", id)
+    return found

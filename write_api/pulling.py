@@ -27,17 +27,12 @@ from domain.pull_subscription import (
     LEASE_SECONDS_MAX,
     Pulled,
     PullStanding,
-    PullStart,
     PullSubscription,
     ReadLease,
-    evolve,
 )
 from domain.refusals import Fault, Invalid, NotFound
-from domain.subscription import Start
-from domain.values import TenantId, pull_subscriptions_stream
 from event_store.tokens import InvalidToken, decode_token
-from write_api.pull_subscriptions import FROM_MEANING
-from write_api.subscriptions import read_start
+from write_api.pull_subscriptions import PATH, known_pull_subscription
 
 PULLED_TOGETHER_MAX: Final = 1_000
 WAIT_SECONDS_MAX: Final = 60
@@ -87,15 +82,6 @@ class Extension(BaseModel):
     lease: float | None = Field(None, ge=1, le=LEASE_SECONDS_MAX)
 
 
-class Place(BaseModel):
-    """Where to go on."""
-
-    model_config = ConfigDict(
-        extra="forbid", strict=True, json_schema_extra={"examples": [{"from": "2026-11-21T09:30:00Z"}]}, populate_by_name=True
-    )
-    begins: str = Field(alias="from", description=FROM_MEANING)
-
-
 class Reader(Protocol):
     """`streaming.pull_subscriptions.PullSubscriptionReader`."""
 
@@ -122,17 +108,6 @@ class Reader(Protocol):
     async def extend(self, tenant_id: str, id: str, leases: Sequence[ReadLease], seconds: float) -> dict[UUID, datetime]:
         """Lets leases last longer."""
         ...
-
-    async def start(self, tenant_id: str, start: Start) -> PullStart:
-        """The place in the log that `start` means now."""
-        ...
-
-    async def seek(self, tenant_id: str, id: str, start: PullStart) -> None:
-        """Goes on from another place."""
-        ...
-
-
-PATH: Final = "/pull-subscriptions/{subscription_id}"
 
 
 def pulling_router(shell: Shell, gate: Gate, reader: Reader) -> APIRouter:
@@ -205,30 +180,7 @@ def pulling_router(shell: Shell, gate: Gate, reader: Reader) -> APIRouter:
         items = [{"id": str(id), "leased_until": timestamp(until)} for id, until in held.items()]
         return _json({"items": items, "unknown": [text for text, lease in wanted if lease.event_id not in held]})
 
-    @routes.tenant(
-        "POST", f"{PATH}/seek", SUBSCRIPTIONS_WRITE, summary="Go on from another place", body=Place,
-        answers=(Answer(204, "The next pull begins there."),),
-    )  # fmt: skip
-    async def seek(request: Request, access: Access) -> Response:
-        """Back in history, or on to `now`. What is given out at present is nobody's any more; dead letters stay."""
-        body = await read(request, Place)
-        wanted = read_start(body.begins)
-        subscription = await known_pull_subscription(shell, request, access)
-        start = await reader.start(access.tenant_id, wanted)
-        await reader.seek(access.tenant_id, subscription.subscription_id, start)
-        return Response(status_code=204)
-
     return routes.router
-
-
-async def known_pull_subscription(shell: Shell, request: Request, access: Access) -> PullSubscription:
-    """The pull subscription a request is about, as the log has it now; raises `NotFound`."""
-    id = request.path_params["subscription_id"]
-    loaded = await shell.store.load(TenantId(access.tenant_id), pull_subscriptions_stream(), evolve)
-    found = loaded.state.by_id.get(id) if loaded.state is not None else None
-    if found is None:
-        raise NotFound("pull subscription", id)
-    return found
 
 
 def read_leases(ids: Sequence[str]) -> list[tuple[str, ReadLease]]:

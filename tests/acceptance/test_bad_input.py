@@ -134,6 +134,7 @@ async def probe(http: Http, operations: list[Operation]) -> Probe:
         "intent_id": intent.json()["id"], "execution_id": execution_id, "name": "mine", "version": "1", "tenant_id": suspended.id,
         "type": "quantum.intent.created.v1", "position": registered.headers["Quantum-Position"],
         "token": "of-nobody", "artifact_id": "0" * 64, "step": "no-op", "signal": "go",
+        "subscription_id": "nobody", "lease_token": "of-nobody",
     }  # fmt: skip
     return probe
 

@@ -117,7 +117,9 @@ async def _owner(http: Http, name: str) -> Owned:
     owned.values = {
         "tenant_id": tenant.id, "intent_id": intent.json()["id"], "execution_id": started.json()["execution_id"],
         "name": f"module-{canary}", "version": "1",
-        "step": "no-op", "signal": f"signal-{canary}", "type": "quantum.intent.created.v1", "position": started.headers["Quantum-Position"],
+        "step": "no-op", "signal": f"signal-{canary}", "subscription_id": f"subscription-{canary}",
+        "lease_token": f"lease-{canary}",
+        "type": "quantum.intent.created.v1", "position": started.headers["Quantum-Position"],
         "token": "of-nobody", "artifact_id": artifact.id,
     }  # fmt: skip
     owned.tokens = [started.headers["Quantum-Position"], intent.headers["Quantum-Position"]]

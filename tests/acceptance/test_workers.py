@@ -86,8 +86,9 @@ async def test_async_and_plain_functions_carry_out_their_actions(outside: Outsid
     ("answer", "code"),
     [(TaskFailed("stain", "It stays.", retryable=False, details={"where": "collar"}), "stain"),
      (ZeroDivisionError("x"), "worker-crashed"), ({"not": {1, 2}}, "result-invalid"), (float("nan"), "result-invalid"),
-     ("\ud800", "result-invalid"), ("x" * (1 << 20), "result-too-large"), (TaskFailed("", ""), "failed")],
-    ids=["failed", "crashed", "no-json", "nan", "surrogate", "too-large", "nameless"],
+     ("\ud800", "result-invalid"), ("x" * (1 << 20), "result-too-large"), (TaskFailed("", ""), "failed"),
+     (TaskFailed("a", "b", details={"x": object()}), "error-invalid"), (TaskFailed("a", "nul \0"), "error-invalid")],
+    ids=["failed", "crashed", "no-json", "nan", "surrogate", "too-large", "nameless", "error-no-json", "error-nul"],
 )  # fmt: skip
 async def test_what_goes_wrong_in_a_function_is_the_steps_error(outside: Outside, shop: Tenant, answer: Any, code: str):
     worker = worker_for(outside, shop)
@@ -144,7 +145,7 @@ async def test_a_long_task_is_kept_by_its_heartbeats(outside: Outside, shop: Ten
 async def test_a_worker_killed_in_the_midst_of_a_task_loses_it_to_another(outside: Outside, shop: Tenant):
     execution = await shop.start([{"action": "press", "heartbeat": 1}])
     words = [sys.executable, str(Path(__file__).with_name("stuck_worker.py")), outside.address, bearer(outside, shop), shop.id]
-    process = await asyncio.create_subprocess_exec(*words, stdout=subprocess.PIPE)
+    process = await asyncio.create_subprocess_exec(*words, stdout=asyncio.subprocess.PIPE)
     try:
         assert process.stdout is not None
         assert (await process.stdout.readline()).decode().strip() == execution

@@ -53,6 +53,7 @@ from domain.intent import (
 )
 from domain.module import Action, ModuleChanged, ModuleRegistered, ModuleRemoved, RetryPolicy, Transport
 from domain.plan import Child, Control, ForEach, Gate, PlannedStep, Work
+from domain.pull_subscription import PullStart, PullSubscriptionCreated, PullSubscriptionDeleted, PullTerms
 from domain.subscription import (
     Start,
     SubscriptionChanged,
@@ -143,6 +144,13 @@ EXAMPLES: tuple[DomainEvent, ...] = (
     SubscriptionDisabled(_SUBSCRIPTION, "gone", "The receiver answered 410.", _AT),
     SubscriptionEnabled(_SUBSCRIPTION, _AT),
     SubscriptionDeleted(_SUBSCRIPTION, _AT),
+    PullSubscriptionCreated(
+        _SUBSCRIPTION,
+        PullTerms(("quantum.execution.*",), ("execution/*",), "to the ledger", "per-subject", 60.0, 7, 250),
+        PullStart(42, _AT),
+        _AT,
+    ),
+    PullSubscriptionDeleted(_SUBSCRIPTION, _AT),
     ExecutionStarted(
         _EXECUTION, _INTENT, "deploy-web-app", Version(2), "production", {"replicas": 3, "dry_run": False},
         (

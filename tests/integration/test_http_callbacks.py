@@ -1,6 +1,7 @@
 # intent_ref: tests.modules
 """The whole way of modules that answer later, of signed requests, and of results too large for the log."""
 
+import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator, Iterator
@@ -210,3 +211,24 @@ async def test_a_damaged_artifact_is_never_given_as_whole(http: Http, tenant: Te
     path.write_bytes(data[:-5] + b"wrong")
     with pytest.raises(httpx.RemoteProtocolError):
         await tenant.get(f"/artifacts/{claim['id']}")
+
+
+async def test_silence_ends_an_attempt_whose_step_asks_for_signs_of_life(http: Http, tenant: Tenant, later: Later):
+    execution = await started(tenant, later, {"heartbeat": "300ms"})
+    document = await ended(tenant, execution)
+    assert document["status"] == "failed"
+    assert document["steps"][0]["error"]["code"] == "timeout"
+
+
+async def test_signs_of_life_keep_an_attempt_going_beyond_its_first_silence(http: Http, tenant: Tenant, later: Later):
+    execution = await started(tenant, later, {"heartbeat": "2s"})
+    token = later.last["callback_token"]
+    ends = asyncio.get_running_loop().time() + 3.0
+
+    async def beaten_long_enough() -> bool:
+        assert (await answer(http, token, {"heartbeat": True})).status_code == 200
+        return asyncio.get_running_loop().time() > ends
+
+    await wait_until(beaten_long_enough)
+    assert (await answer(http, token, {"result": {"done": 1}})).status_code == 200
+    assert (await ended(tenant, execution))["status"] == "completed"

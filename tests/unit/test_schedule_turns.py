@@ -80,7 +80,8 @@ def test_whenever_somebody_looks_each_time_is_run_once_and_in_order(schedule: Sc
             dealt = turn.dealt_until
             if turn.look_at != now:
                 break
-        assert turn.look_at is not None and turn.look_at > now
+        assert turn.look_at is not None
+        assert turn.look_at > now
     due = [at for at in next_runs(schedule, AT, 1_000) if start_of(schedule, at, key) <= now]
     assert runs[: len(due)] == due[: len(runs)]
     assert len(runs) >= min(len(due), 1_000)
