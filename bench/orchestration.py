@@ -11,8 +11,11 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
+
+import psutil
 
 from bench.ground import Figure, event_store, postgres
 from commands.execution import StartExecution
@@ -21,9 +24,10 @@ from commands.intent import CreateIntent
 from domain.definition import Rules
 from domain.execution_events import ExecutionCompleted
 from domain.module import Action, Module, Transport
-from domain.values import ActionName, ExecutionId, IntentId, ModuleName, TenantId
+from domain.values import ActionName, ExecutionId, IntentId, ModuleName, TenantId, execution_stream
 from event_store import codec
 from event_store.ids import uuid7
+from event_store.records import NO_STREAM, Metadata, NewEvent, StreamAppend
 from event_store.store import EventStore
 from modules.catalogue import Caller, builtin
 from modules.contract import InProcessModule, Invocation
@@ -35,6 +39,8 @@ IN_FLIGHT = 64
 STEPS = 5
 TENANT = TenantId("tenant-1")
 _SLOW_SECONDS = 0.2
+_IDLE_SECONDS = 5.0
+_STARTED_TOGETHER = 200
 _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -212,6 +218,8 @@ async def measure(seconds: float) -> list[Figure]:
             of_chain = _rate(await executions_in(store, seconds, IN_FLIGHT), STEPS)
             of_layers = _rate(await executions_in(store, seconds, 4, layers(5, 100)), 500)
             idle, flooded = await _flood(store, int(seconds * 1_000))
+        async with event_store(urls) as store:
+            few, many, memory = await _waiting(store, 1_000, 100_000 if seconds > 4 else 20_000)
     workers, best = max(rates.items(), key=lambda rate: rate[1])
     beside = f"DBOS {dbos:,.0f} steps/s"
     return [
@@ -221,6 +229,10 @@ async def measure(seconds: float) -> list[Figure]:
         Figure(
             "500 steps, 100 wide, a step", f"{of_layers:,.0f} steps/s", f"chains of 5: {of_chain:,.0f} steps/s",
             of_layers / of_chain, 1,
+        ),
+        Figure(
+            "a worker's processor time while 100 times as many wait", f"{many:.1f} ms/s, {memory:+.0f} MiB", f"{few:.1f} ms/s",
+            many / few, 1.5, at_most=True,
         ),
         Figure("p95 dispatch latency in a flood", f"{flooded:.1f} ms", f"idle {idle:.1f} ms", flooded / idle, 2, at_most=True),
     ]  # fmt: skip
@@ -238,6 +250,45 @@ async def _latencies(store: EventStore, count: int) -> tuple[float, float]:
         await bench.latency(intent_id)
         found = sorted([await bench.latency(intent_id) for _ in range(count)])
     return found[len(found) // 2], found[len(found) * 99 // 100]
+
+
+async def _waiting(store: EventStore, few: int, many: int) -> tuple[float, float, float]:
+    """What a worker does for executions that wait for people: milliseconds of processor time a second (its own) with `few` and
+    with `many` of them, and the memory in MiB that the `many` added."""
+    bench = Workbench(store)
+    definition = {"target": "nowhere", "steps": [{"approval": {}}]}
+    async with bench.working():
+        intent_id = await bench.intent(definition)
+        seconds: list[float] = []
+        memory: list[float] = []
+        for count in (few, many - few):
+            await _started_in_bulk(bench, intent_id, count)
+            await _asleep(store, few if not seconds else many)
+            began, used = time.perf_counter(), time.process_time()
+            await asyncio.sleep(_IDLE_SECONDS)
+            seconds.append((time.process_time() - used) / (time.perf_counter() - began) * 1000)
+            memory.append(psutil.Process().memory_info().rss / 2**20)
+    return seconds[0], seconds[1], memory[1] - memory[0]
+
+
+async def _started_in_bulk(bench: Workbench, intent_id: IntentId, count: int) -> None:
+    """The events of `count` starts, many in one append."""
+    first = await bench.start(intent_id)
+    recorded = await bench.store.read_stream(TENANT, execution_stream(first))
+    pattern: list[Any] = [event.event for event in recorded]
+    for start in range(0, count - 1, _STARTED_TOGETHER):
+        streams = []
+        for _ in range(min(_STARTED_TOGETHER, count - 1 - start)):
+            execution_id = ExecutionId(str(uuid7()))
+            events = [codec.encode(replace(event, execution_id=execution_id)) for event in pattern]
+            streams.append(StreamAppend(execution_stream(execution_id), [NewEvent(uuid7(), *one) for one in events], NO_STREAM))
+        await bench.store.append(TENANT, streams, command_id=uuid7(), metadata=Metadata("bench", None, "bench", None))
+
+
+async def _asleep(store: EventStore, count: int) -> None:
+    asleep = "SELECT count(*) FROM quantum.saga_dispatches WHERE kind = 'gate'"
+    while await store.platform_pool.fetchval(asleep) < count:  # noqa: ASYNC110 - a table has no event to wait for
+        await asyncio.sleep(0.2)
 
 
 async def _flood(store: EventStore, calls: int) -> tuple[float, float]:

@@ -68,27 +68,33 @@ async def _fill(store: EventStore, events: int) -> None:
 
 
 async def _run(store: EventStore, folder: Path, urls: Any, events: int, *, slow: int) -> dict[str, Any]:
-    with _receiver() as port, _private(), serving(folder, urls, PROCESSES):
+    with _receiver() as port:
         shell = Shell(store, Modules({}), Rules())
         secrets = SubscriptionSecrets(store.tenant_pool, Keyring.from_file(keys_folder(folder) / KEYS_FILE))
         paths = [f"/slow/{number}" for number in range(slow)] + [f"/{number}" for number in range(SUBSCRIPTIONS)]
+        # Before anything delivers, so that all begin together.
         made = [await _subscribe(shell, secrets, f"http://127.0.0.1:{port}{path}") for path in paths]
-        wanted, half, deadline = events * SUBSCRIPTIONS, None, time.monotonic() + 300
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
-            while True:
-                stats = (await client.get("/stats")).json()
-                fast = [stats["counts"].get(f"/{number}", 0) for number in range(SUBSCRIPTIONS)]
-                if half is None and sum(fast) >= wanted / 2:
-                    half = fast
-                if sum(fast) >= wanted:
-                    break
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"{sum(fast):,} of {wanted:,} deliveries after five minutes")
-                await asyncio.sleep(0.05)
+        with _private(), serving(folder, urls, PROCESSES):
+            half, stats = await _watched(port, events * SUBSCRIPTIONS)
         for id in made:
             await handle(shell, DeleteSubscription(subscription_id=id, at=datetime.now(UTC)), _envelope())
-        half = half or fast
-        return {"rate": wanted / (stats["last"] - stats["first"]), "least": min(half), "most": max(half)}
+        return {"rate": events * SUBSCRIPTIONS / (stats["last"] - stats["first"]), "least": min(half), "most": max(half)}
+
+
+async def _watched(port: int, wanted: int) -> tuple[list[int], dict[str, Any]]:
+    """What each had when half was delivered, and the times when all was."""
+    half, deadline = list[int](), time.monotonic() + 300
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        while True:
+            stats: dict[str, Any] = (await client.get("/stats")).json()
+            fast = [stats["counts"].get(f"/{number}", 0) for number in range(SUBSCRIPTIONS)]
+            if not half and sum(fast) >= wanted / 2:
+                half = fast
+            if sum(fast) >= wanted:
+                return half, stats
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{sum(fast):,} of {wanted:,} deliveries after five minutes")
+            await asyncio.sleep(0.05)
 
 
 async def _subscribe(shell: Shell, secrets: SubscriptionSecrets, url: str) -> SubscriptionId:
