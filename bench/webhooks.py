@@ -32,7 +32,7 @@ from quantum.webhooks import KEYS_FILE
 SUBSCRIPTIONS = 20
 SLOW = 10
 SUBJECTS = 200
-PROCESSES = ("webhooks", "webhooks")
+PROCESSES = ("webhooks",)
 
 
 async def measure(seconds: float) -> list[Figure]:

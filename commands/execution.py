@@ -6,6 +6,7 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Literal, assert_never
 
+from commands.beginnings import children_of, limits_again, work_of
 from commands.execution_commands import (
     ApproveStep,
     CancelExecution,
@@ -31,21 +32,18 @@ from commands.execution_commands import (
 from commands.progress import (
     Turn,
     advance,
-    children_of,
     complete,
     consider_all,
     fail,
     fail_for_good,
     fall_back,
     go_on_after_pause,
-    limits_again,
     next_undoing,
     pass_gate,
     skip,
-    work_of,
 )
 from domain.definition import stored_faults
-from domain.execution import ENDED, SETTLED, Execution, StepRun
+from domain.execution import ENDED, Execution
 from domain.execution_events import (
     ENDS,
     CancellationRequested,
@@ -84,6 +82,7 @@ from domain.refusals import (
     StepNotWaiting,
     TooManySignals,
 )
+from domain.runs import SETTLED, StepRun
 from domain.step_policies import NAME_RULE, is_name
 from domain.values import StepId
 

@@ -5,18 +5,25 @@ A `Turn` is one decision under way: the events decided so far and the state they
 the ones before it have brought about.
 """
 
-import hashlib
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
-from uuid import UUID, uuid5
 
+from commands.beginnings import (
+    child_of,
+    children_of,
+    delay_seconds,
+    expression_error,
+    limits_again,
+    resources_in,
+    start_of,
+    wait_for,
+    work_of,
+)
 from commands.expressions import ExpressionFailed, condition, evaluate
 from commands.scope import scope_of
-from domain.definition import PRIORITY_DEFAULT
-from domain.execution import Execution, StepRun, evolve
+from domain.execution import Execution, evolve
 from domain.execution_events import (
     Cause,
     CompensationStarted,
@@ -32,22 +39,16 @@ from domain.execution_events import (
     StepExpanded,
     StepFailed,
     StepFallingBack,
-    StepLimits,
     StepRetrying,
     StepSkipped,
-    StepStarted,
     StepWaiting,
 )
-from domain.plan import Gate, PlannedStep, Work, is_undoing, item_run, step_of_run, undoing_run
-from domain.step_control import ITEMS_MAX, WAIT_SECONDS_MAX, time_of
-from domain.step_policies import seconds_of
-from domain.values import ExecutionId, StepId
+from domain.plan import PlannedStep, item_run, step_of_run, undoing_run
+from domain.runs import StepRun
+from domain.step_control import ITEMS_MAX
+from domain.values import StepId
 
-RESOURCES_MAX = 100
-_CHILDREN = UUID("0d2c1f5e-6f3c-5d0b-9a43-6f4b0a7d9e10")
 _NEW = StepRun()
-_NO_LIMITS = StepLimits()
-SLOT_KEY_CHARS_MAX = 200
 
 
 class Turn:
@@ -109,7 +110,7 @@ def fail(turn: Turn, run_id: StepId, attempt: int, error: dict[str, Any], *, ret
     attempts = attempt - run.attempts_before
     final = not retryable or attempts >= work.retry.attempts_max or error.get("code") in work.retry.non_retryable
     if not final and state.status != "cancelling":
-        due_at = turn.at + timedelta(seconds=_delay_seconds(work, state.execution_id, run_id, attempts))
+        due_at = turn.at + timedelta(seconds=delay_seconds(work, state.execution_id, run_id, attempts))
         limits = limits_again(state, run_id, due_at)
         turn.add(StepRetrying(state.execution_id, run_id, attempt + 1, error, due_at, turn.at, limits))
         return
@@ -122,7 +123,7 @@ def fall_back(turn: Turn, run_id: StepId, attempt: int, error: dict[str, Any]) -
     assert planned is not None, "each run belongs to a planned step"
     if planned.flow.fallback is not None and not run.fell_back and state.status in ("running", "paused"):
         turn.add(StepFallingBack(state.execution_id, run_id, error, turn.at))
-        turn.add(_start(turn, planned, run_id))
+        turn.add(start_of(turn.state, turn.at, planned, run_id))
         return
     fail_for_good(turn, run_id, attempt, error)
 
@@ -188,7 +189,7 @@ def next_undoing(turn: Turn) -> None:
     if state.undoing:
         planned = state.plan.step_of(state.undoing[0])
         assert planned is not None, "each run belongs to a planned step"
-        turn.add(_start(turn, planned, undoing_run(state.undoing[0])))
+        turn.add(start_of(turn.state, turn.at, planned, undoing_run(state.undoing[0])))
     elif state.cause == "cancelled":
         turn.add(
             ExecutionCancelled(
@@ -200,37 +201,6 @@ def next_undoing(turn: Turn) -> None:
         error = state.runs[step].error if step else state.error
         assert error is not None, "what failed has its error"
         turn.add(ExecutionFailed(state.execution_id, step, error, turn.at, state.not_undone, state.options.parent))
-
-
-def work_of(state: Execution, run_id: str) -> Work:
-    """What the run's module is asked to do: the step's action, its fallback, or its compensation."""
-    planned = state.plan.step_of(run_id)
-    assert planned is not None, "each run belongs to a planned step"
-    if is_undoing(run_id):
-        assert planned.flow.compensation is not None, "only what can be undone is undone"
-        return planned.flow.compensation
-    if state.runs.get(StepId(run_id), _NEW).fell_back:
-        assert planned.flow.fallback is not None, "only a step with a fallback falls back"
-        return planned.flow.fallback
-    return planned.own_work
-
-
-def children_of(state: Execution) -> tuple[ExecutionId, ...]:
-    """The executions that run for this one now."""
-    waits = [run.waiting for run in state.runs.values() if run.status == "waiting" and run.waiting is not None]
-    return tuple([ExecutionId(waiting.detail["execution_id"]) for waiting in waits if waiting.reason == "child"])
-
-
-def resources_in(result: Any) -> list[tuple[str, str, dict[str, Any]]]:
-    """(type, id, the rest) of each resource that a result declares in the right form; the first `RESOURCES_MAX` of them."""
-    declared = result.get("resources") if isinstance(result, dict) else None
-    if not isinstance(declared, list):
-        return []
-    return [
-        (one["type"], one["id"], {key: value for key, value in one.items() if key not in ("type", "id")})
-        for one in declared[:RESOURCES_MAX]
-        if isinstance(one, dict) and isinstance(one.get("type"), str) and isinstance(one.get("id"), str)
-    ]
 
 
 def _settle(turn: Turn, event: StepCompleted | StepFailed | StepSkipped) -> None:
@@ -283,7 +253,7 @@ def _begin_step(turn: Turn, planned: PlannedStep) -> None:
             _expand(turn, planned, items)
             return
     except ExpressionFailed as fault:
-        fail_for_good(turn, planned.id, 0, _expression_error(fault))
+        fail_for_good(turn, planned.id, 0, expression_error(fault))
         return
     _enter(turn, planned, planned.id, 0, None)
 
@@ -340,9 +310,9 @@ def _enter(turn: Turn, planned: PlannedStep, run_id: StepId, gate: int, result: 
     state, flow = turn.state, planned.flow
     for number in range(gate, len(flow.gates)):
         try:
-            waiting = _wait(turn, flow.gates[number], number, run_id)
+            waiting = wait_for(state, turn.at, flow.gates[number], number, run_id)
         except ExpressionFailed as fault:
-            fail_for_good(turn, run_id, turn.run(run_id).attempts, _expression_error(fault))
+            fail_for_good(turn, run_id, turn.run(run_id).attempts, expression_error(fault))
             return
         turn.add(waiting)
         buffered = state.signals.get(flow.gates[number].signal or "", ())
@@ -356,78 +326,13 @@ def _enter(turn: Turn, planned: PlannedStep, run_id: StepId, gate: int, result: 
         turn.add(StepWaiting(state.execution_id, run_id, "resume", len(flow.gates), None, "complete", {}, turn.at))
         return
     try:
-        turn.add(_start(turn, planned, run_id) if flow.work == "action" else _child(turn, planned, run_id))
+        turn.add(
+            start_of(turn.state, turn.at, planned, run_id)
+            if flow.work == "action"
+            else child_of(turn.state, turn.at, planned, run_id)
+        )
     except ExpressionFailed as fault:
-        fail_for_good(turn, run_id, turn.run(run_id).attempts, _expression_error(fault))
-
-
-def _wait(turn: Turn, gate: Gate, number: int, run_id: StepId) -> StepWaiting:
-    state, due_at = turn.state, None
-    scope = scope_of(state, run_id)
-    if gate.duration is not None:
-        seconds = seconds_of(evaluate(gate.duration, scope))
-        if seconds is None or not 0 <= seconds <= WAIT_SECONDS_MAX:
-            raise ExpressionFailed("/wait/for", "This is not a duration between 0 seconds and 366 days.")
-        due_at = turn.at + timedelta(seconds=seconds)
-    elif gate.until is not None:
-        due_at = _time(evaluate(gate.until, scope))
-    detail: dict[str, Any] = {}
-    if gate.kind == "approval":
-        detail = {"roles": list(gate.roles), "message": evaluate(gate.message, scope)}
-    elif gate.kind == "signal":
-        detail = {"signal": gate.signal}
-    reason: Any = "timer" if gate.kind == "wait" else gate.kind
-    return StepWaiting(state.execution_id, run_id, reason, number, due_at, gate.on_due, detail, turn.at)
-
-
-def _time(value: Any) -> datetime:
-    at = time_of(value)
-    if at is None:
-        raise ExpressionFailed("/wait/until", "This is not a time with its offset, such as `2026-12-24T18:00:00+01:00`.")
-    return at
-
-
-def limits_again(state: Execution, run_id: StepId, due_at: datetime) -> StepLimits | None:
-    """What holds for the run's attempt that is due at `due_at`: as before, and queueing is counted from then."""
-    limits, planned = state.runs[run_id].limits, state.plan.step_of(run_id)
-    if limits is None or limits.queue_by is None or planned is None or planned.flow.queue_seconds is None:
-        return limits
-    return replace(limits, queue_by=due_at + timedelta(seconds=planned.flow.queue_seconds))
-
-
-def _child(turn: Turn, planned: PlannedStep, run_id: StepId) -> StepWaiting:
-    state, child = turn.state, planned.flow.child
-    assert child is not None, "a workflow step names a workflow"
-    attempt = turn.run(run_id).attempts + 1
-    inputs = evaluate(child.inputs, scope_of(state, run_id))
-    detail = {
-        "execution_id": str(uuid5(_CHILDREN, f"{state.options.tenant_id}\n{state.execution_id}\n{run_id}\n{attempt}")),
-        "intent": child.intent, "version": child.version, "inputs": inputs, "depth": state.options.depth + 1,
-        "priority": state.options.priority, "attempt": attempt,
-    }  # fmt: skip
-    return StepWaiting(state.execution_id, run_id, "child", len(planned.flow.gates), None, "fail", detail, turn.at)
-
-
-def _start(turn: Turn, planned: PlannedStep, run_id: StepId) -> StepStarted:
-    run = turn.run(run_id)
-    action = work_of(turn.state, run_id).action
-    return StepStarted(turn.state.execution_id, run_id, action, run.attempts + 1, turn.at, _limits(turn, planned, run_id))
-
-
-def _limits(turn: Turn, planned: PlannedStep, run_id: StepId) -> StepLimits | None:
-    """What holds for the run's next attempt; None where nothing does."""
-    flow, priority, run = planned.flow, turn.state.options.priority, turn.run(run_id)
-    if is_undoing(run_id):
-        return StepLimits(priority) if priority != PRIORITY_DEFAULT else None
-    queue_by = None if flow.queue_seconds is None else turn.at + timedelta(seconds=flow.queue_seconds)
-    expires_at = None if run.limits is None else run.limits.expires_at
-    if flow.total_seconds is not None and expires_at is None:
-        expires_at = turn.at + timedelta(seconds=flow.total_seconds)
-    key = None if run.limits is None else run.limits.slot_key
-    if flow.concurrency_key is not None and key is None:
-        key = str(evaluate(flow.concurrency_key, scope_of(turn.state, run_id)))[:SLOT_KEY_CHARS_MAX]
-    limits = StepLimits(priority, queue_by, expires_at, key, None if key is None else flow.concurrency_max)
-    return limits if limits != _NO_LIMITS else None
+        fail_for_good(turn, run_id, turn.run(run_id).attempts, expression_error(fault))
 
 
 def _give_up(turn: Turn) -> None:
@@ -451,20 +356,7 @@ def _finish(turn: Turn) -> None:
         try:
             result = evaluate(state.options.outputs, scope_of(state, None))
         except ExpressionFailed as fault:
-            turn.add(ExecutionFailing(state.execution_id, _expression_error(fault), turn.at))
+            turn.add(ExecutionFailing(state.execution_id, expression_error(fault), turn.at))
             undo(turn, "failed")
             return
     turn.add(ExecutionCompleted(state.execution_id, turn.at, result, state.options.parent))
-
-
-def _expression_error(fault: ExpressionFailed) -> dict[str, Any]:
-    return {"code": "expression-failed", "message": fault.message, "pointer": fault.pointer}
-
-
-def _delay_seconds(work: Work, execution_id: str, run_id: str, attempts: int) -> float:
-    """The policy's wait, less the part of it that chance takes. Chance follows from the attempt's name: decisions are pure."""
-    delay = work.retry.delay_seconds(attempts)
-    if not work.retry.jitter:
-        return delay
-    digest = hashlib.blake2b(f"{execution_id}\n{run_id}\n{attempts}".encode(), digest_size=4).digest()
-    return delay * (1 - work.retry.jitter * int.from_bytes(digest) / 2**32)

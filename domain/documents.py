@@ -7,11 +7,12 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any
 
-from domain.execution import Execution, StepRun, StepStatus, Waiting
+from domain.execution import Execution
 from domain.intent import Intent, IntentVersion
 from domain.module import Action, Module, RetryPolicy, Transport
 from domain.plan import PlannedStep, item_run, undoing_run
 from domain.pull_subscription import PullSubscription
+from domain.runs import StepRun, StepStatus, Waiting
 from domain.subscription import Subscription, Terms
 from domain.tenant import Tenant
 from domain.values import IntentId, StepId, TenantId

@@ -4,7 +4,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal, TypeVar, assert_never
+from typing import Any, Literal, assert_never
 
 from domain.execution_events import (
     CancellationRequested,
@@ -34,61 +34,18 @@ from domain.execution_events import (
     StepExpanded,
     StepFailed,
     StepFallingBack,
-    StepLimits,
     StepRejected,
     StepRetrying,
     StepSkipped,
     StepStarted,
     StepWaiting,
-    WaitingFor,
 )
-from domain.plan import OnDue, Plan, PlannedStep, is_undoing, item_index, step_of_run
+from domain.plan import Plan, PlannedStep, is_undoing, item_index, step_of_run
+from domain.runs import ACTIVE, SETTLED, StepRun, Waiting, changed
 from domain.values import ExecutionId, IntentId, StepId, TenantId, Version
 
 ExecutionStatus = Literal["running", "paused", "cancelling", "compensating", "completed", "failed", "cancelled", "terminated"]
-StepStatus = Literal[
-    "pending", "waiting", "running", "retrying", "completed", "failed", "skipped", "cancelled", "compensating", "compensated"
-]
 ENDED: frozenset[ExecutionStatus] = frozenset({"completed", "failed", "cancelled", "terminated"})
-ACTIVE: frozenset[StepStatus] = frozenset({"running", "retrying", "waiting"})
-SETTLED: frozenset[StepStatus] = frozenset({"completed", "failed", "skipped", "compensating", "compensated"})
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """What a run waits for; see `StepWaiting`."""
-
-    reason: WaitingFor
-    gate: int
-    on_due: OnDue
-    detail: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class StepRun:
-    """How far a run has come. `attempts_before` were made before the last retry by hand and do not count against the policy.
-
-    A step that is done once for each of `items` counts how many of them have begun, are settled, and have failed; items before
-    number `items_next` need no look when the next one is sought.
-    """
-
-    status: StepStatus = "pending"
-    attempts: int = 0
-    attempts_before: int = 0
-    result: Any = None
-    error: dict[str, Any] | None = None
-    due_at: datetime | None = None
-    started_at: datetime | None = None
-    completed_at: datetime | None = None
-    limits: StepLimits | None = None
-    waiting: Waiting | None = None
-    gates_passed: int = 0
-    fell_back: bool = False
-    items: tuple[Any, ...] | None = None
-    items_next: int = 0
-    items_begun: int = 0
-    items_settled: int = 0
-    items_failed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,17 +110,6 @@ class Execution:
     def step(self, run_id: str) -> PlannedStep | None:
         """The planned step behind a run."""
         return self.plan.step_of(run_id)
-
-
-S = TypeVar("S", Execution, StepRun)
-
-
-def changed(before: S, **fields: Any) -> S:
-    """A copy with other `fields`: what `dataclasses.replace` does, at a tenth of its price. Every answer of a module pays it."""
-    after = object.__new__(type(before))
-    after.__dict__.update(before.__dict__)
-    after.__dict__.update(fields)
-    return after
 
 
 def evolve(state: Execution | None, event: ExecutionEvent) -> Execution:

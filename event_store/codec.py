@@ -15,8 +15,8 @@ from pydantic import TypeAdapter
 from domain import custom_event, execution_events, intent, module, pull_subscription, subscription, tenant
 
 DomainEvent = (
-    tenant.TenantEvent | intent.IntentEvent | module.ModuleEvent | execution_events.ExecutionEvent | subscription.SubscriptionEvent
-    | custom_event.CustomEventEmitted | pull_subscription.PullSubscriptionEvent
+    tenant.TenantEvent | intent.IntentEvent | module.ModuleEvent | execution_events.ExecutionEvent
+    | subscription.SubscriptionEvent | custom_event.CustomEventEmitted | pull_subscription.PullSubscriptionEvent
 )  # fmt: skip
 
 TOPICS: dict[str, type[Any]] = {

@@ -11,9 +11,10 @@ from typing import Any, assert_never
 
 from domain import execution_events as events_of
 from domain.documents import SHOWN_MAX, timestamp, waiting_document
-from domain.execution import SETTLED, Waiting, loops_kept
+from domain.execution import loops_kept
 from domain.execution_events import ExecutionEvent
 from domain.plan import is_undoing, item_index, item_run, step_of_run
+from domain.runs import SETTLED, Waiting
 from domain.values import StepId
 from projections.read_model import EventOutOfOrder
 

@@ -172,6 +172,8 @@ def _fold(rows: dict[tuple[str, str], _Row], recorded: RecordedEvent, event: Int
             row.status = "active"
         case intent.IntentArchived():
             row.status = "archived"
+        case intent.IntentSchedulePaused() | intent.IntentScheduleResumed():
+            pass  # whether its schedule rests is no matter of what it says
         case _:
             assert_never(event)
     return row

@@ -1,8 +1,9 @@
 # intent_ref: quantum.event-hubs
 """The stream through Event Hubs, as the settings describe it: where the hub is, who we are there, where checkpoints go."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from event_store.store import EventStore
@@ -10,11 +11,15 @@ from quantum.settings import Settings
 from streaming.event_hubs import EventHubsTransport
 from streaming.event_hubs_checkpoints import PostgresCheckpointStore, blob_checkpoint_store
 from streaming.event_hubs_client import EventHub, entra_credential
+from streaming.tenant_classes import ClassedTransport, TenantClasses
 
 
 @asynccontextmanager
-async def event_hubs(settings: Settings, store: EventStore) -> AsyncIterator[EventHubsTransport]:
-    """The transport. The hub need not answer yet; a blob account for checkpoints has to (`azure.core.exceptions.AzureError`)."""
+async def event_hubs(settings: Settings, store: EventStore) -> AsyncIterator[EventHubsTransport | ClassedTransport]:
+    """The transport, over one hub or one for each class of tenants.
+
+    Hubs need not answer yet; a blob account for checkpoints has to (`azure.core.exceptions.AzureError`).
+    """
     async with AsyncExitStack() as stack:
         blobs = settings.event_hubs_blob_connection
         blob_address = blobs.get_secret_value() if blobs is not None else ""
@@ -25,10 +30,19 @@ async def event_hubs(settings: Settings, store: EventStore) -> AsyncIterator[Eve
         if settings.event_hubs_checkpoints == "blob":
             checkpoints = await blob_checkpoint_store(blob_address, settings.event_hubs_blob_container, credential)
             await stack.enter_async_context(checkpoints)
-        transport = EventHubsTransport(
-            store, _hub(settings, credential), checkpoints, source=settings.event_source,
-            message_bytes_max=settings.event_hubs_message_bytes_max,
-        )  # fmt: skip
+
+        def on(name: str, is_ours: Callable[[str], bool]) -> EventHubsTransport:
+            return EventHubsTransport(
+                store, replace(hub, name=name), checkpoints, source=settings.event_source,
+                message_bytes_max=settings.event_hubs_message_bytes_max, is_ours=is_ours,
+            )  # fmt: skip
+
+        hub = _hub(settings, credential)
+        transport: EventHubsTransport | ClassedTransport
+        if settings.stream_classes:
+            transport = ClassedTransport(TenantClasses(settings.stream_classes, hub.address()[1]), on)
+        else:
+            transport = on(hub.address()[1], lambda tenant_id: True)
         stack.push_async_callback(transport.close)
         yield transport
 

@@ -3,6 +3,7 @@
 
 import difflib
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -16,6 +17,8 @@ ROLES = ("all", "write-api", "read-api", "worker", "projector", "relay", "saga",
 StepCommand = Literal["start-execution", "cancel-execution", "signal-execution", "create-intent", "deprecate-intent"]
 _TEST_PREFIX = PREFIX + "TEST_"
 _SECRET_PREFIX = PREFIX + "SECRET_"  # tenants' secrets, see docs/secrets.md
+_TENANT_PATTERN = re.compile(r"[a-z0-9*-]{1,63}")
+_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,200}")
 _URL_SCHEMES = {
     "database_url": ("postgresql", "postgres"),
     "database_platform_url": ("postgresql", "postgres"),
@@ -69,6 +72,9 @@ class Settings(BaseSettings):
     )
 
     stream: Literal["embedded", "event-hubs", "kafka"] = Field("embedded", description="`embedded`, `event-hubs` or `kafka`")
+    stream_classes: Annotated[tuple[tuple[str, str], ...], NoDecode] = Field(
+        (), description="Tenants with a topic or hub of their own: `pattern=topic`, commas between, the first that matches"
+    )
     event_hubs_connection: SecretStr | None = Field(None, description="Connection string of the event hub")
     event_hubs_namespace: str | None = Field(
         None, pattern=r"^[A-Za-z0-9.-]+$",
@@ -182,6 +188,18 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("stream_classes", mode="before")
+    @classmethod
+    def _stream_classes(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        parts = [part.strip() for part in value.split(",") if part.strip()]
+        classes = tuple((pattern.strip(), topic.strip()) for pattern, _, topic in (part.partition("=") for part in parts))
+        for pattern, topic in classes:
+            if not _TENANT_PATTERN.fullmatch(pattern) or not _TOPIC.fullmatch(topic):
+                raise ValueError("of the form pattern=topic with commas between, such as gold-*=quantum.gold")
+        return classes
 
     @field_validator("step_commands", mode="before")
     @classmethod
@@ -315,7 +333,7 @@ def _sentences(detail: ErrorDetails, overrides: dict[str, Any]) -> list[str]:
     if isinstance(fault, _Contradictions):
         return fault.faults
     name = str(detail["loc"][0])
-    said = detail["msg"].removeprefix("Input should be").split(", unable to")[0].strip()
+    said = detail["msg"].removeprefix("Input should be").removeprefix("Value error, ").split(", unable to")[0].strip()
     value = overrides.get(name)
     value = os.environ.get(variable(name), "") if value is None else value
     is_secret = "SecretStr" in str(Settings.model_fields[name].annotation)

@@ -1,13 +1,16 @@
 # intent_ref: quantum.streams
-"""Which engine carries the stream, by `QUANTUM_STREAM`."""
+"""Which engine carries the stream, by `QUANTUM_STREAM`, and on which topics, by `QUANTUM_STREAM_CLASSES`."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Protocol
 
 from event_store.store import EventStore
 from quantum.settings import Settings
 from streaming.delivery import Statistics
+from streaming.embedded import EmbeddedTransport
+from streaming.tenant_classes import ClassedTransport, TenantClasses
 from streaming.transport import Transport
 
 
@@ -26,7 +29,7 @@ async def stream(settings: Settings, store: EventStore) -> AsyncIterator[Measure
         async with event_hubs(settings, store) as hub:
             yield hub
         return
-    transport = _transport(settings, store)
+    transport = _kafka(settings, store) if settings.stream == "kafka" else EmbeddedTransport(store)
     try:
         yield transport
     finally:
@@ -34,7 +37,10 @@ async def stream(settings: Settings, store: EventStore) -> AsyncIterator[Measure
 
 
 def relay_name(settings: Settings) -> str:
-    """Whose checkpoint the relay goes by: each engine and topic has its own, and another one starts with the first event."""
+    """Whose checkpoint the relay goes by: each engine and topic has its own, and another one starts with the first event.
+
+    Classes of tenants change nothing about it: there is one relay, and what it published before stays where it is.
+    """
     if settings.stream == "event-hubs":
         from quantum.event_hubs import hub_name
 
@@ -42,19 +48,21 @@ def relay_name(settings: Settings) -> str:
     return {"embedded": "relay", "kafka": f"kafka:{settings.kafka_topic}"}[settings.stream]
 
 
-def _transport(settings: Settings, store: EventStore) -> MeasuredTransport:
-    """Each engine's packages are imported where it was chosen, and nowhere else."""
-    if settings.stream == "kafka":
-        from streaming.kafka import KafkaSettings, KafkaTransport
+def _kafka(settings: Settings, store: EventStore) -> MeasuredTransport:
+    """One transport, or one for each class of tenants. aiokafka is imported where it was chosen, and nowhere else."""
+    from streaming.kafka import KafkaSettings, KafkaTransport
 
-        password = settings.kafka_sasl_password
-        kafka = KafkaSettings(
-            settings.kafka_bootstrap or "", settings.kafka_topic, security_protocol=settings.kafka_security_protocol,
-            sasl_mechanism=settings.kafka_sasl_mechanism, username=settings.kafka_sasl_username,
-            password=None if password is None else password.get_secret_value(), ca_file=settings.kafka_ca_file,
-            topic_partitions=settings.kafka_topic_partitions, record_bytes_max=settings.kafka_record_bytes_max,
-        )  # fmt: skip
-        return KafkaTransport(kafka, store, source=settings.event_source)
-    from streaming.embedded import EmbeddedTransport
+    password = settings.kafka_sasl_password
+    kafka = KafkaSettings(
+        settings.kafka_bootstrap or "", settings.kafka_topic, security_protocol=settings.kafka_security_protocol,
+        sasl_mechanism=settings.kafka_sasl_mechanism, username=settings.kafka_sasl_username,
+        password=None if password is None else password.get_secret_value(), ca_file=settings.kafka_ca_file,
+        topic_partitions=settings.kafka_topic_partitions, record_bytes_max=settings.kafka_record_bytes_max,
+    )  # fmt: skip
 
-    return EmbeddedTransport(store)
+    def on(topic: str, is_ours: Callable[[str], bool]) -> KafkaTransport:
+        return KafkaTransport(replace(kafka, topic=topic), store, source=settings.event_source, is_ours=is_ours)
+
+    if settings.stream_classes:
+        return ClassedTransport(TenantClasses(settings.stream_classes, settings.kafka_topic), on)
+    return KafkaTransport(kafka, store, source=settings.event_source)

@@ -8,8 +8,9 @@ from itertools import islice
 from typing import Any, assert_never
 
 from domain.documents import timestamp
-from domain.execution import ENDED, SETTLED, Execution, StepRun, Waiting
+from domain.execution import ENDED, Execution
 from domain.plan import PlannedStep, Work, is_undoing, item_run, undoing_run
+from domain.runs import SETTLED, StepRun, Waiting
 from domain.values import StepId
 
 EXPLAINED_MAX = 1_000

@@ -10,10 +10,10 @@ from typing import Any
 
 import structlog
 
+from commands.beginnings import work_of
 from commands.execution import CompleteStep, FailStep
 from commands.expressions import ExpressionFailed, compile_value, evaluate
 from commands.handle import Shell, actions_of
-from commands.progress import work_of
 from commands.scope import scope_of
 from domain import execution
 from domain.execution import ENDED, Execution

@@ -16,14 +16,15 @@ from uuid import UUID
 import orjson
 import structlog
 
+from commands.beginnings import work_of
 from commands.execution import CompleteStep, FailStep
 from commands.handle import Envelope, IdempotencyKeyReused, Shell, actions_of, handle
-from commands.progress import work_of
 from domain import execution
-from domain.execution import Execution, StepRun
+from domain.execution import Execution
 from domain.execution_events import StepCompensated, StepCompleted
 from domain.plan import is_undoing
 from domain.refusals import ExecutionHasEnded, LeaseLost, NotFound, StepNotRunning
+from domain.runs import StepRun
 from domain.values import TenantId, execution_stream
 from domain.work import Lease, LeaseState, Settlement, WorkAnswer, WorkUnit
 from event_store.records import StoreUnavailable

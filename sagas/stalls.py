@@ -19,9 +19,10 @@ import structlog
 from commands.execution import ReportStall
 from commands.handle import Envelope, Shell, handle
 from domain import execution
-from domain.execution import ACTIVE, ENDED, Execution
+from domain.execution import ENDED, Execution
 from domain.execution_events import ENDS, ExecutionRerun, ExecutionRetried, ExecutionStarted
 from domain.refusals import Refusal
+from domain.runs import ACTIVE
 from domain.values import ExecutionId, TenantId, execution_stream
 from event_store import codec
 from event_store.faults import DATABASE_FAULTS

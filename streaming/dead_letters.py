@@ -4,7 +4,7 @@
 What such a message said is not copied: it is in the log, at its position.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -76,10 +76,13 @@ class DeadLetter:
 
 
 class DeadLetters:
-    """The dead letters of every group. All methods raise what the database raises (`DATABASE_FAULTS`, `StoreUnavailable`)."""
+    """The dead letters of every group. All methods raise what the database raises (`DATABASE_FAULTS`, `StoreUnavailable`).
 
-    def __init__(self, store: EventStore) -> None:
-        self._store = store
+    `is_ours`: whether a tenant's letters are for this consumer to redrive; where tenants are in classes, another one has others.
+    """
+
+    def __init__(self, store: EventStore, is_ours: Callable[[str], bool] = lambda tenant_id: True) -> None:
+        self._store, self.is_ours = store, is_ours
 
     async def put(self, group: str, message: Message, fault: BaseException, attempts: int, since_seconds: float) -> None:
         """Records that a group passes a message over; one known already gets the newer reason and the sum of attempts.

@@ -143,6 +143,8 @@ class Delivery:
             log.warning("dead letters cannot be redriven now", group=self._group, fault=repr(fault))
 
     async def _redrive(self, letter: DeadLetter, owns: Callable[[Message], bool]) -> None:
+        if not self._dead_letters.is_ours(letter.tenant_id):
+            return
         message = await self._dead_letters.message(letter)
         if message is None:
             log.error("a dead letter's event is not in the log", group=self._group, position=letter.position)

@@ -35,7 +35,7 @@ class EventHubsTransport:
     """`Transport` over an event hub. The hub, and in it a consumer group of each group's name, have to exist.
 
     `checkpoints` remembers who reads what and how far it has come. A payload of more than `message_bytes_max` bytes stays in
-    the log, from where consumers of this class read it.
+    the log, from where consumers of this class read it. `is_ours` says whose dead letters are on this hub.
     """
 
     reads_the_log = False
@@ -45,9 +45,10 @@ class EventHubsTransport:
         start: Literal["beginning", "end"] = "beginning", limits: DeliveryLimits | None = None,
         message_bytes_max: int = MESSAGE_BYTES_MAX, heartbeat_seconds: float = HEARTBEAT_SECONDS,
         alive_seconds: float = ALIVE_SECONDS, answer_seconds: float = ANSWER_SECONDS_MAX,
+        is_ours: Callable[[str], bool] = lambda tenant_id: True,
     ) -> None:  # fmt: skip
         self._store, self._hub, self._checkpoints, self._start = store, hub, checkpoints, start
-        self._limits = limits or DeliveryLimits()
+        self._limits, self._dead_letters = limits or DeliveryLimits(), DeadLetters(store, is_ours)
         self._heartbeat_seconds, self._alive_seconds = heartbeat_seconds, alive_seconds
         self._publisher = Publisher(hub, source=source, message_bytes_max=message_bytes_max, answer_seconds=answer_seconds)
         self.statistics = Statistics()
@@ -74,7 +75,7 @@ class EventHubsTransport:
             heartbeat_seconds=self._heartbeat_seconds, alive_seconds=self._alive_seconds,
         )  # fmt: skip
         reading = Reading(group, handler, topics, batch_max, starts, self._limits, self.statistics)
-        consumer = Consumer(self._store, self._hub, ownership, DeadLetters(self._store), reading, stop)
+        consumer = Consumer(self._store, self._hub, ownership, self._dead_letters, reading, stop)
         await ownership.beat()
         background: list[asyncio.Task[Any]] = [
             asyncio.create_task(ownership.keep(), name=f"{group}-heartbeat"),

@@ -49,13 +49,13 @@ class KafkaMember:
     def __init__(
         self, settings: KafkaSettings, store: EventStore, group: str, handler: Handler, stop: asyncio.Event,
         topics: frozenset[str] | None, batch_max: int, start: Literal["beginning", "end"],
-        statistics: Statistics, limits: DeliveryLimits,
+        statistics: Statistics, dead_letters: DeadLetters, limits: DeliveryLimits,
     ) -> None:  # fmt: skip
         self._settings, self._store, self._group, self._stop = settings, store, group, stop
         self._topics, self._batch_max, self._start, self._statistics = topics, batch_max, start, statistics
         self._changed = asyncio.Event()
         circumstances = Circumstances(stop, self._changed, lambda: True)
-        self._delivery = Delivery(group, handler, DeadLetters(store), statistics, limits, circumstances)
+        self._delivery = Delivery(group, handler, dead_letters, statistics, limits, circumstances)
         self._idle = asyncio.Event()
         self._idle.set()
         self._generation = 0

@@ -12,10 +12,11 @@ from commands.execution import decide
 from commands.execution_start import decide_start
 from domain import execution, intent
 from domain.definition import Rules
-from domain.execution import Execution, StepRun
+from domain.execution import Execution
 from domain.module import Action, Module, Modules, Transport
 from domain.plan import is_undoing
 from domain.refusals import Refusal
+from domain.runs import StepRun
 from domain.values import ActionName, ExecutionId, IntentId, ModuleName, StepId, TenantId
 
 INTENT = IntentId("i-1")

@@ -18,9 +18,9 @@ from access.http.json_body import parse_object, validated
 from access.http.operations import Answer
 from access.http.problems import Problem, unavailable
 from access.http.routing import GuardedRoutes
+from commands.beginnings import work_of
 from commands.execution import CompleteStep, FailStep
 from commands.handle import Envelope, IdempotencyKeyReused, Shell, actions_of, handle
-from commands.progress import work_of
 from domain import execution
 from domain.callbacks import CallbackClaims
 from domain.execution import Execution

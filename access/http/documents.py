@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from domain.execution import ExecutionStatus, StepStatus
+from domain.execution import ExecutionStatus
 from domain.intent import IntentStatus
+from domain.runs import StepStatus
 from domain.tenant import TenantStatus
 
 _INTENT_ID = "01980c5e-0c1d-7a51-9d0e-0b6a3f6f2a10"

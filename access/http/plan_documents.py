@@ -7,7 +7,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from access.http.documents import RetryPolicy
-from domain.execution import ExecutionStatus, StepStatus
+from domain.execution import ExecutionStatus
+from domain.runs import StepStatus
 
 _EXECUTION_ID = "01980c5e-5b7f-7c22-8b4b-3f9a6f0d7c11"
 

@@ -28,7 +28,7 @@ async def test_the_pages_receiver_verifies_what_the_platform_sends(database: Dat
             made = await tenant.post("/subscriptions", {"url": f"http://127.0.0.1:{port}/", "types": ["quantum.intent.*"]})
             environment = {**os.environ, "WEBHOOK_SECRET": made.json()["secret"], "PORT": str(port)}
             with (folder / "printed").open("wb") as printed, (folder / "errors").open("wb") as errors:
-                process = subprocess.Popen(
+                process = subprocess.Popen(  # noqa: ASYNC220 - starts it and goes on
                     [sys.executable, "receiver.py"], cwd=folder, env=environment, stdout=printed, stderr=errors
                 )  # fmt: skip
             try:

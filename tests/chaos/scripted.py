@@ -1,14 +1,18 @@
 # intent_ref: tests.saga-workers
-"""Executions whose fate is written in their definitions: ten steps each, of every kind of control flow, and how each has to end."""
+"""Executions whose fate is written in their definitions: ten steps each, of every kind of control flow, and how they end."""
 
 import asyncio
+import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from commands.handle import Shell
+from commands.execution import StartExecution
+from commands.handle import Envelope, Shell, handle
+from commands.intent import CreateIntent
+from domain import execution
 from domain.definition import Limits, Rules
 from domain.execution import Execution, evolve
 from domain.execution_events import (
@@ -22,7 +26,8 @@ from domain.execution_events import (
 )
 from domain.module import Action, Module, Transport
 from domain.plan import is_undoing, item_run
-from domain.values import ActionName, ModuleName
+from domain.values import ActionName, ExecutionId, IntentId, ModuleName, TenantId, execution_stream
+from event_store.ids import uuid7
 from event_store.records import RecordedEvent
 from event_store.store import EventStore
 from modules.catalogue import Caller, builtin, in_process
@@ -35,7 +40,7 @@ ONCE = {"max_attempts": 3, "initial_interval": 0.02, "jitter": 0}
 
 
 class Script:
-    """A module that does what each step's `script` says, and remembers nothing: `fails` attempts, or `for_good`; it may `take` time.
+    """A module that does what each step's `script` says and remembers nothing: `fails` attempts, or `for_good`, or `take` a while.
 
     It tells `noted` of each call before it makes it.
     """
@@ -61,6 +66,57 @@ def parts(store: EventStore, script: Script) -> tuple[Shell, Caller]:
     http = HttpModules(allow_private=True)
     running = in_process(http, sandbox=False, plugins=Plugins({"script": script}))
     return Shell(store, builtin(running), Rules(Limits(), ())), Caller(running, http)
+
+
+class Starter:
+    """Starts executions of every kind in turn, and remembers them."""
+
+    def __init__(self, shell: Shell, tenant_id: TenantId, kinds: Mapping[str, list[dict[str, Any]]] | None = None) -> None:
+        self.shell, self.tenant_id = shell, tenant_id
+        self.started: dict[str, str] = {}
+        self._kinds = {name: kind.steps for name, kind in KINDS.items()} if kinds is None else kinds
+        self._intents = {name: IntentId(str(uuid7())) for name in self._kinds}
+        self._not_ended: set[str] = set()
+
+    async def create_intents(self) -> None:
+        """An intent of each kind."""
+        for name, steps in self._kinds.items():
+            definition = {"target": "production", "steps": steps}
+            command = CreateIntent(intent_id=self._intents[name], name=name, definition=definition, at=datetime.now(UTC))
+            await handle(self.shell, command, self._envelope())
+
+    async def start(self, count: int, chance: random.Random) -> None:
+        """That many executions, a few at a time."""
+        names = [list(self._kinds)[(len(self.started) + number) % len(self._kinds)] for number in range(count)]
+        while names:
+            together, names = names[: (size := chance.randrange(1, 9))], names[size:]
+            await asyncio.gather(*[self._start(name) for name in together])
+
+    async def _start(self, name: str) -> None:
+        identity = ExecutionId(str(uuid7()))
+        command = StartExecution(
+            execution_id=identity, intent_id=self._intents[name], tenant_id=self.tenant_id, at=datetime.now(UTC)
+        )  # fmt: skip
+        self.started[identity] = name
+        self._not_ended.add(identity)
+        await handle(self.shell, command, self._envelope())
+
+    async def state(self, execution_id: str) -> Execution:
+        """The execution as it is now."""
+        loaded = await self.shell.store.load(self.tenant_id, execution_stream(ExecutionId(execution_id)), execution.evolve)
+        assert loaded.state is not None
+        return loaded.state
+
+    async def have_all_ended(self) -> bool:
+        """True once every execution that was started has ended."""
+        for one in sorted(self._not_ended):
+            if (await self.state(one)).status not in execution.ENDED:
+                return False
+            self._not_ended.discard(one)
+        return True
+
+    def _envelope(self) -> Envelope:
+        return Envelope(self.tenant_id, uuid7(), "user:test", "chaos")
 
 
 @dataclass(frozen=True)
@@ -100,33 +156,44 @@ _GONE: dict[str, tuple[str, int]] = {
     **{f"s{number}": ("pending", 0) for number in (7, 8, 9)},
 }  # fmt: skip
 
+_FAILS_ONCE = {"script": {"fails": 1}, "retry": ONCE}
+_FAILS_TWICE = {"script": {"fails": 2}, "retry": ONCE}
+_FAILS_FOR_GOOD = {"script": {"for_good": True}}
+_EACH = {"foreach": {"items": ["a", "b", "c", "d", "e"], "concurrency": 2}}
+
 KINDS: dict[str, Kind] = {
     "chain": Kind(_chain()),
     "branches": Kind(_branches({}, a1={"script": {"take": 0.02}}, c2={"script": {"take": 0.05}})),
     "branches-of-which-two-suffice": Kind(_branches({"join": 2}, d1={"script": {"take": 0.05}})),
-    "loop": Kind(_chain(
-        s3={"foreach": {"items": ["a", "b", "c", "d", "e"], "concurrency": 2}},
-        s7={"foreach": "${{ steps.s3.result }}", "script": {"fails": 1}, "retry": ONCE},
-    ), runs={"s3": ("completed", 0), "s7": ("completed", 0), **{item_run("s7", index): ("completed", 2) for index in range(5)}}),
+    "loop": Kind(
+        _chain(s3=_EACH, s7={"foreach": "${{ steps.s3.result }}", **_FAILS_ONCE}),
+        runs={"s3": ("completed", 0), "s7": ("completed", 0), **{item_run("s7", item): ("completed", 2) for item in range(5)}},
+    ),
     "retries": Kind(
-        _chain(s1={"script": {"fails": 1}, "retry": ONCE}, s4={"script": {"fails": 1}, "retry": ONCE}, s9={"script": {"fails": 2}, "retry": ONCE}),
+        _chain(s1=_FAILS_ONCE, s4=_FAILS_ONCE, s9=_FAILS_TWICE),
         runs={"s1": ("completed", 2), "s4": ("completed", 2), "s9": ("completed", 3)},
     ),
     "waits": Kind([*_chain(s2={"wait": 0.05})[:6], _GATE, *_chain()[7:]], runs={"s6": ("completed", 0)}),
     "fallback": Kind(
-        _chain(s4={"script": {"for_good": True}, "fallback": "stand-in"}, s7={"script": {"fails": 9}, "on_failure": "continue"}),
+        _chain(s4={**_FAILS_FOR_GOOD, "fallback": "stand-in"}, s7={"script": {"fails": 9}, "on_failure": "continue"}),
         runs={"s4": ("completed", 2), "s7": ("failed", 1)},
     ),
     "choices": Kind(
-        _chain(s2={"when": False}, s3={"depends_on": ["s2"]}, s4={"depends_on": ["s1", "s3"], "join": "any"}, s8={"when": "steps.s7.result.attempt == 1"}),
+        _chain(
+            s2={"when": False}, s3={"depends_on": ["s2"]}, s4={"depends_on": ["s1", "s3"], "join": "any"},
+            s8={"when": "steps.s7.result.attempt == 1"},
+        ),
         runs={"s2": ("skipped", 0), "s3": ("skipped", 0)},
     ),
     "undone": Kind(
-        _chain(s0=_UNDO, s1=_UNDO, s2=_UNDO_AGAIN, s3=_UNDO, s4=_UNDO, s5=_UNDO, s6={"script": {"for_good": True}}),
+        _chain(s0=_UNDO, s1=_UNDO, s2=_UNDO_AGAIN, s3=_UNDO, s4=_UNDO, s5=_UNDO, s6=_FAILS_FOR_GOOD),
         status="failed", runs=_GONE,
     ),
     "branches-undone": Kind(
-        _branches(_UNDO, begin=_UNDO, a1=_UNDO, b1=_UNDO, d1=_UNDO, a2=_UNDO, b2={"script": {"for_good": True, "take": 0.03}}, c2=_UNDO),
+        _branches(
+            _UNDO, begin=_UNDO, a1=_UNDO, b1=_UNDO, d1=_UNDO, a2=_UNDO, c2=_UNDO,
+            b2={"script": {"for_good": True, "take": 0.03}},
+        ),
         status="failed", varies=True,
     ),
 }  # fmt: skip
@@ -168,7 +235,11 @@ def _check_end(kind: Kind, state: Execution) -> None:
         assert set(kind.runs) <= set(found)
     for run_id, run in state.runs.items():
         if run.status == "completed" and run.result is not None and run.items is None and not run.gates_passed:
-            said = {"did": run_id, "as": "undo" if is_undoing(run_id) else "stand-in" if run.fell_back else "work", "attempt": run.attempts}
+            said = {
+                "did": run_id,
+                "as": "undo" if is_undoing(run_id) else "stand-in" if run.fell_back else "work",
+                "attempt": run.attempts,
+            }
             assert run.result == said
 
 
@@ -181,4 +252,6 @@ def _check_calls(events: Sequence[Any], called: Mapping[tuple[str, int], int]) -
     outcomes += Counter((event.step, event.attempt - 1) for event in events if isinstance(event, StepRetrying))
     assert all(count == 1 for count in outcomes.values()), outcomes
     # An attempt after which the step fell back has its outcome in that.
-    assert {key for key in asked if key not in outcomes} <= {(event.step, event.attempt) for event in events if type(event).__name__ == "StepStarted"}
+    assert {key for key in asked if key not in outcomes} <= {
+        (event.step, event.attempt) for event in events if type(event).__name__ == "StepStarted"
+    }

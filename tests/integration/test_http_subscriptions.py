@@ -196,7 +196,8 @@ async def test_a_test_and_a_repeat_can_be_asked_for(http: Http):
         assert (await tenant.post(f"{path}/redeliver", {"since": event["first_attempt_at"]})).status_code == 202
         assert (await tenant.post(f"{path}/redeliver", {"event_id": str(uuid4())})).status_code == 404
         for body, pointer in (({}, ""), ({"since": "x"}, "/since"), ({"since": "2026-11-21T09:30:00"}, "/since"),
-                              ({"delivery_id": "x"}, "/delivery_id"), ({"event_id": None}, "/delivery_id"), ({"position": "now"}, "/position"),
+                              ({"delivery_id": "x"}, "/delivery_id"), ({"event_id": None}, "/delivery_id"),
+                              ({"position": "now"}, "/position"),
                               ({"since": "2026-11-21T09:30:00Z", "position": "x"}, "")):  # fmt: skip
             refused = await tenant.post(f"{path}/redeliver", body)
             assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (422, pointer), body

@@ -426,6 +426,16 @@ async def test_many_workers_share_the_work_and_none_is_done_twice(shop: Shop):
     assert sorted(done) == sorted(started)
 
 
+@pytest.mark.parametrize("seconds", [0.0, 0.001, 0.003])
+async def test_work_is_offered_however_the_saga_comes_to_its_row(shop: Shop, monkeypatch: pytest.MonkeyPatch, seconds: float):
+    monkeypatch.setattr("sagas.execution._QUICK_SECONDS_MAX", seconds)  # calls without a row get one while they are under way
+    started = await asyncio.gather(*(shop.start() for _ in range(30)))
+    fetched: list[str] = []
+    while len(fetched) < len(started) and (units := await shop.poll(max=7)):
+        fetched += [unit["execution_id"] for unit in units]
+    assert sorted(fetched) == sorted(started)
+
+
 async def test_a_poll_that_waits_is_answered_as_soon_as_there_is_work(shop: Shop):
     polls = [asyncio.create_task(shop.poll(wait=30)) for _ in range(3)]
     await asyncio.wait(polls, timeout=0.3)

@@ -1,7 +1,7 @@
 # intent_ref: tests.execution-core
 """What holds of every execution after every event, whatever happened: counted and looked up anew, without the core's own ways."""
 
-from domain.execution import ACTIVE, ENDED, SETTLED, Execution, StepRun
+from domain.execution import ENDED, Execution
 from domain.execution_events import (
     CompensationStarted,
     ExecutionEvent,
@@ -17,6 +17,7 @@ from domain.execution_events import (
     StepWaiting,
 )
 from domain.plan import PlannedStep
+from domain.runs import ACTIVE, SETTLED, StepRun
 from domain.values import StepId
 
 _DONE = frozenset({"completed", "failed"})

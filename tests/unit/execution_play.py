@@ -30,11 +30,12 @@ from commands.execution_commands import (
 from commands.execution_start import decide_start
 from domain import execution_events as happened
 from domain.definition import Rules
-from domain.execution import Execution, StepRun, evolve
+from domain.execution import Execution, evolve
 from domain.execution_events import ExecutionEvent
 from domain.intent import Intent, IntentCreated, IntentEvent
 from domain.intent import evolve as evolve_intent
 from domain.module import Action, Modules, RetryPolicy
+from domain.runs import StepRun
 from domain.values import ActionName, IntentId, StepId, TenantId
 from tests.unit.execution_laws import check_event, check_state
 from tests.unit.given_when_then import folded, stored

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from commands.progress import work_of
+from commands.beginnings import work_of
 from domain.execution_events import CompensationStarted, ExecutionCancelled, ExecutionFailed, StepStarted
 from domain.refusals import StepNotRunning
 from tests.unit.execution_play import Play

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from commands.beginnings import work_of
 from commands.expressions import ExpressionFailed, evaluate
-from commands.progress import work_of
 from commands.scope import scope_of
 from domain.execution_events import ExecutionCompleted, StepFailed, StepStarted
 from domain.refusals import IntentNotExecutable, Invalid

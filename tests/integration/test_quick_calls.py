@@ -1,0 +1,386 @@
+# intent_ref: tests.quick-calls
+"""Calls that need no row, because the stream would bring their event again: whatever happens in the middle of one, it is made and
+its outcome recorded once."""
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from domain.execution_events import StepCompleted
+from domain.values import ExecutionId
+from event_store.store import EventStore
+from modules.contract import Deferred, Invocation, ModuleError
+from sagas.dispatches import Dispatch
+from sagas.execution import ExecutionSaga
+from sagas.execution import Limits as SagaLimits
+from sagas.quickness import QUICK_SECONDS, Quickness
+from sagas.stalls import StallCheck
+from streaming.embedded import EmbeddedTransport
+from tests.conftest import Database
+from tests.consumers import another_store
+from tests.integration.test_execution_saga import World, saga_running, topics
+from tests.waiting import wait_until
+
+ROOT = Path(__file__).parents[2]
+KEY = ("quick", "e", "s", 1)
+
+
+def dispatch(tenant: str = "quick", action: str = "probe") -> Dispatch:
+    """A call of this action."""
+    return Dispatch(tenant, "e", "s", 1, datetime(2026, 1, 1, tzinfo=UTC), UUID(int=1), UUID(int=2), "c", None, action=action)
+
+
+class Quick:
+    """A saga that has experience with the probe's action: it is over in no time. It notes which calls had no row."""
+
+    def __init__(self, world: World, saga: ExecutionSaga) -> None:
+        self.world, self.saga = world, saga
+        self.without_row: list[str] = []
+        self.then: Callable[[Invocation], Any] = lambda invocation: None
+        world.probe.answer = self._answer
+
+    async def start(self, steps: int = 1) -> ExecutionId:
+        """An execution of so many steps, each with a call that is known to be quick."""
+        for _ in range(100):
+            self.saga._quickness.took(dispatch(self.world.tenant), 0.0)
+        assert self.saga._quickness.is_quick(dispatch(self.world.tenant))
+        return await self.world.start([{"action": "probe", "id": f"s{number}"} for number in range(steps)])
+
+    async def _answer(self, invocation: Invocation) -> Any:
+        if any(key[:3] == (invocation.tenant_id, invocation.execution_id, invocation.step) for key in self.saga._rowless):
+            self.without_row.append(invocation.execution_id)
+        answer = self.then(invocation)
+        return await answer if asyncio.iscoroutine(answer) else answer
+
+
+@asynccontextmanager
+async def quick(world: World, **more: Any) -> AsyncIterator[Quick]:
+    """A saga with experience."""
+    async with saga_running(world, **more) as saga:
+        # The first look at the table is over, so calls may be taken without asking it.
+        await wait_until(lambda: not saga._backlog, what="the saga to have room")
+        yield Quick(world, saga)
+
+
+async def completed_once(world: World, execution_id: ExecutionId, steps: int = 1) -> None:
+    """The execution ends completed, with one outcome of each step and nothing left to do; the stall check finds nothing."""
+    assert (await world.ended(execution_id)).status == "completed"
+    events = [event.event for event in await world.events(execution_id)]
+    assert [event.step for event in events if isinstance(event, StepCompleted)] == [f"s{number}" for number in range(steps)]
+    await wait_until(lambda: _no_row(world, execution_id), what="the rows to be gone")
+
+
+async def rows(world: World, execution_id: str) -> list[tuple[str, str | None]]:
+    """Kind and owner of each row of the execution."""
+    found = await world.store.platform_pool.fetch(
+        "SELECT kind, lease_owner FROM quantum.saga_dispatches WHERE execution_id = $1", execution_id
+    )
+    return [(row[0], row[1]) for row in found]
+
+
+async def _no_row(world: World, execution_id: str) -> bool:
+    return not await rows(world, execution_id)
+
+
+async def _has_row(world: World, execution_id: str) -> bool:
+    return bool(await rows(world, execution_id))
+
+
+@asynccontextmanager
+async def held(database: Database, table: str) -> AsyncIterator[None]:
+    """Nobody writes to the table meanwhile; all may read it."""
+    connection = await asyncpg.connect(database.owner_dsn)
+    try:
+        async with connection.transaction():
+            await connection.execute(f"LOCK TABLE quantum.{table} IN SHARE ROW EXCLUSIVE MODE")
+            yield
+    finally:
+        await connection.close()
+
+
+async def waits_for_lock(store: EventStore, table: str) -> bool:
+    """True when somebody wants to write to the table and cannot."""
+    found: bool = await store.platform_pool.fetchval(
+        "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation = $1::regclass)", f"quantum.{table}"
+    )
+    return found
+
+
+def test_an_action_is_quick_only_by_experience_and_only_in_its_tenant() -> None:
+    known = Quickness()
+    assert not known.is_quick(dispatch())
+    known.took(dispatch(), QUICK_SECONDS / 2)
+    assert known.is_quick(dispatch())
+    assert not known.is_quick(dispatch(action="other"))
+    assert not known.is_quick(dispatch(tenant="other"))
+    known.took(dispatch(action=""), 0.0)
+    assert not known.is_quick(dispatch(action=""))
+
+
+def test_an_action_that_becomes_slow_is_quick_no_more_and_may_become_quick_again() -> None:
+    known = Quickness()
+    known.took(dispatch(), 0.0)
+    known.took(dispatch(), 1.0)
+    assert not known.is_quick(dispatch())
+    for _ in range(30):
+        known.took(dispatch(), 0.0)
+    assert known.is_quick(dispatch())
+
+
+def test_what_is_known_of_actions_does_not_grow_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sagas.quickness._ACTIONS_MAX", 10)
+    known = Quickness()
+    for number in range(100):
+        known.took(dispatch(action=f"a{number}"), 0.0)
+    assert len(known._seconds) <= 10
+    assert known.is_quick(dispatch(action="a99"))
+
+
+async def test_a_quick_call_is_made_without_a_row(store: EventStore) -> None:
+    world = World(store, "quick-plain")
+    async with quick(world) as probe:
+        started = await probe.start(steps=3)
+        await completed_once(world, started, 3)
+    assert probe.without_row
+    assert len(world.probe.asked_of(started)) == 3
+
+
+async def test_a_quick_action_that_becomes_slow_gets_its_row_and_loses_it_with_its_outcome(store: EventStore) -> None:
+    world, go_on = World(store, "quick-slow"), asyncio.Event()
+    async with quick(world) as probe:
+        probe.then = lambda invocation: go_on.wait()
+        started = await probe.start()
+        await wait_until(lambda: _has_row(world, started), what="the row")
+        assert probe.without_row == [started]
+        assert await rows(world, started) == [("call", probe.saga.worker)]
+        go_on.set()
+        await completed_once(world, started)
+    assert len(world.probe.asked_of(started)) == 1
+
+
+async def test_a_quick_call_that_crashes_is_made_again(store: EventStore) -> None:
+    world, crashes = World(store, "quick-crash"), iter([True])
+
+    async def call(module: Any, invocation: Invocation) -> Any:
+        result = await world.caller.call(module, invocation)
+        if next(crashes, False):
+            raise MemoryError("nobody foresaw this")
+        return result
+
+    async with quick(world, call=call) as probe:
+        started = await probe.start()
+        await completed_once(world, started)
+        assert probe.saga.statistics.postponed == 1
+        assert not probe.saga._unmade
+        assert not probe.saga._rowless
+    assert probe.without_row[:1] == [started]
+    assert len({invocation.idempotency_key for invocation in world.probe.asked_of(started)}) == 1
+
+
+async def test_a_quick_call_that_fails_is_retried_by_its_policy(store: EventStore) -> None:
+    world = World(store, "quick-fails")
+
+    def fails_once(invocation: Invocation) -> Any:
+        if invocation.attempt == 1:
+            raise ModuleError("not-yet", "Not yet.")
+
+    async with quick(world) as probe:
+        probe.then = fails_once
+        await probe.start()
+        started = await world.start([{"action": "probe", "id": "s0", "retry": {"max_attempts": 2, "initial_interval": 0.05}}])
+        await completed_once(world, started)
+    assert topics(await world.events(started)) == ["started", "step_started", "step_retrying", "step_completed", "completed"]
+
+
+async def test_a_quick_action_that_answers_later_has_its_row_to_wait_in(store: EventStore) -> None:
+    world = World(store, "quick-deferred")
+
+    async def later(module: Any, invocation: Invocation) -> Any:
+        await world.caller.call(module, invocation)
+        return Deferred("later")
+
+    async with quick(world, call=later) as probe:
+        started = await probe.start()
+        await wait_until(lambda: _is_asleep(world, started), what="the row that waits for the callback")
+        assert probe.without_row == [started]
+        assert not probe.saga._asleep
+        check = StallCheck(world.shell, grace_seconds=0.0)
+        await check.follow()
+        assert await check._check_one(world.tenant, started) is False
+
+
+async def _is_asleep(world: World, execution_id: str) -> bool:
+    return await rows(world, execution_id) == [("callback", None)]
+
+
+async def test_a_worker_that_is_cancelled_in_a_quick_call_has_it_made_again_from_the_stream(store: EventStore) -> None:
+    world = World(store, "quick-cancelled")
+    saga = ExecutionSaga(world.shell, EmbeddedTransport(store), world.caller.call, limits=SagaLimits(grace_seconds=0.0))
+    task = asyncio.create_task(saga.run(asyncio.Event()))
+    await wait_until(lambda: saga._next_due > 0 and not saga._backlog, what="the saga to have room")
+    probe = Quick(world, saga)
+
+    def cancelled(invocation: Invocation) -> Any:
+        task.cancel()
+        return asyncio.Event().wait()
+
+    probe.then = cancelled
+    started = await probe.start()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    assert probe.without_row == [started]
+    assert world.probe.cancelled == [started]
+    probe.then = lambda invocation: None
+    async with saga_running(world):
+        await completed_once(world, started)
+    assert len({invocation.idempotency_key for invocation in world.probe.asked_of(started)}) == 1
+
+
+DIES = """
+import asyncio, os, signal, sys
+from event_store.store import EventStore
+from tests.integration.test_execution_saga import World
+from tests.integration.test_quick_calls import quick
+
+async def main():
+    store = await EventStore.connect(app_dsn=sys.argv[1], platform_dsn=sys.argv[2])
+    async with quick(World(store, "quick-killed")) as probe:
+        def dies(invocation):
+            print("without a row" if probe.without_row else "with a row", flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+        probe.then = dies
+        await probe.start()
+        await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.chaos
+async def test_a_process_killed_in_a_quick_call_has_it_made_again_from_the_stream(store: EventStore, database: Database) -> None:
+    world = World(store, "quick-killed")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", DIES, database.app_dsn, database.platform_dsn, stdout=asyncio.subprocess.PIPE, cwd=ROOT
+    )
+    async with asyncio.timeout(60):
+        said, _ = await process.communicate()
+    assert (process.returncode, said) == (-9, b"without a row\n")
+    started = await store.platform_pool.fetchval("SELECT stream_id FROM quantum.events WHERE tenant_id = $1 AND version = 1"
+                                                 " AND stream_id LIKE 'execution-%'", world.tenant)  # fmt: skip
+    execution_id = ExecutionId(started.removeprefix("execution-"))
+    assert await rows(world, execution_id) == []
+    async with saga_running(world):
+        await completed_once(world, execution_id)
+
+
+async def test_a_worker_that_believes_its_calls_lost_makes_those_without_a_row_again(store: EventStore) -> None:
+    """As after a heartbeat that came too late: what the table does not say is ours is given up."""
+    world, go_on = World(store, "quick-given-up"), asyncio.Event()
+    given_up: list[asyncio.Task[None]] = []
+    async with quick(world) as probe:
+
+        async def first_hangs(invocation: Invocation) -> None:
+            if not given_up:
+                given_up.append(asyncio.create_task(probe.saga._give_up_what_others_took()))
+                await go_on.wait()
+
+        probe.then = first_hangs
+        started = await probe.start()
+        await completed_once(world, started)
+        await given_up[0]
+    assert probe.without_row[:1] == [started]
+
+
+async def test_a_quick_call_whose_row_cannot_be_stored_is_made_and_recorded_once(store: EventStore, database: Database) -> None:
+    """The database goes away in the moment in which a call that takes longer than it should gets its row."""
+    world, go_on = World(store, "quick-away"), asyncio.Event()
+    async with quick(world) as probe:
+        probe.then = lambda invocation: go_on.wait()
+        async with held(database, "saga_dispatches"):
+            started = await probe.start()
+            await wait_until(lambda: waits_for_lock(store, "saga_dispatches"), what="the row on its way")
+            await _drop_connections(database)
+        await wait_until(lambda: _has_row(world, started), 20, what="the row, after all")
+        go_on.set()
+        await completed_once(world, started)
+        assert not probe.saga._rowless
+    assert probe.without_row[:1] == [started]
+
+
+async def test_a_quick_call_that_is_over_while_its_row_cannot_be_stored_leaves_none(
+    store: EventStore, database: Database
+) -> None:
+    world, go_on = World(store, "quick-over"), asyncio.Event()
+    async with quick(world) as probe:
+        probe.then = lambda invocation: go_on.wait()
+        async with held(database, "saga_dispatches"):
+            started = await probe.start()
+            await wait_until(lambda: waits_for_lock(store, "saga_dispatches"), what="the row on its way")
+            go_on.set()
+            assert (await world.ended(started)).status == "completed"
+        await completed_once(world, started)
+    assert len(world.probe.asked_of(started)) == 1
+
+
+async def test_the_database_goes_away_while_the_outcome_of_a_quick_call_is_recorded(
+    store: EventStore, database: Database
+) -> None:  # fmt: skip
+    world = World(store, "quick-record-away")
+    async with quick(world) as probe:
+        started = None
+        async with contextlib.AsyncExitStack() as holding:
+
+            async def hold(invocation: Invocation) -> None:
+                if len(world.probe.asked) == 1:
+                    await holding.enter_async_context(held(database, "events"))
+
+            probe.then = hold
+            started = await probe.start()
+            await wait_until(lambda: waits_for_lock(store, "events"), what="the outcome on its way")
+            await _drop_connections(database)
+        await completed_once(world, started)
+    assert probe.without_row[:1] == [started]
+
+
+async def test_partitions_that_move_in_the_middle_of_quick_calls_cost_no_outcome_and_double_none(
+    store: EventStore, database: Database
+) -> None:
+    world = World(store, "quick-moves")
+    async with another_store(database) as second, quick(world) as probe:
+        probe.then = lambda invocation: asyncio.sleep(0.001)
+        started = [await probe.start(steps=5) for _ in range(10)]
+        for _ in range(3):
+            async with saga_running(World(second, "quick-moves", world.probe)):
+                await wait_until(lambda: _shares(store, 2), what="the other one to have its part")
+                started += [await probe.start(steps=5) for _ in range(10)]
+            started += [await probe.start(steps=5) for _ in range(5)]
+        for one in started:
+            await completed_once(world, one, 5)
+    assert probe.without_row
+
+
+async def _shares(store: EventStore, members: int) -> bool:
+    count: int = await store.platform_pool.fetchval(
+        "SELECT count(DISTINCT owner) FROM quantum.stream_leases WHERE consumer_group = 'saga.execution' AND owner IS NOT NULL"
+    )
+    return count == members
+
+
+async def _drop_connections(database: Database) -> None:
+    connection = await asyncpg.connect(database.owner_dsn)
+    try:
+        await connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid() AND usename IN ('quantum_app', 'quantum_platform')"
+        )
+    finally:
+        await connection.close()
