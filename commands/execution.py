@@ -215,7 +215,7 @@ def _answered(turn: Turn, command: CompleteStep | FailStep) -> None:
         if not command.counts:
             due_at = turn.at + timedelta(seconds=command.again_seconds)
             limits = limits_again(state, run_id, due_at)
-            turn.add(StepRetrying(state.execution_id, run_id, attempt + 1, error, due_at, turn.at, limits))
+            turn.add(StepRetrying(state.execution_id, run_id, attempt + 1, error, due_at, turn.at, limits, counts=False))
         elif is_undoing(run_id):
             _undoing_failed(turn, run_id, attempt, error, command.retryable)
         else:

@@ -160,7 +160,12 @@ async def handle(shell: Shell, command: Command, envelope: Envelope) -> Outcome[
         ):
             decide = _with_catalogue(shell, command, envelope.tenant_id)
             return await _obey(shell, envelope, intent_stream(command.intent_id), intent.evolve, decide)
-        case tenant_commands.RegisterTenant() | tenant_commands.SuspendTenant() | tenant_commands.ReactivateTenant():
+        case (
+            tenant_commands.RegisterTenant()
+            | tenant_commands.SuspendTenant()
+            | tenant_commands.ReactivateTenant()
+            | tenant_commands.SetTenantLimits()
+        ):
             stream = tenant_stream(command.tenant_id)
             return await _obey(
                 shell, envelope, stream, tenant.evolve, _pure(lambda state: tenant_commands.decide(state, command))

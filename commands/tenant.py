@@ -7,7 +7,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from domain.input_rules import name_faults, text_faults
 from domain.refusals import Fault, Invalid, NotFound, TenantExists
-from domain.tenant import Tenant, TenantEvent, TenantReactivated, TenantRegistered, TenantSuspended
+from domain.tenant import Tenant, TenantEvent, TenantLimitsSet, TenantReactivated, TenantRegistered, TenantSuspended
+from domain.tenant_limits import TenantLimits, limits_faults
 from domain.values import TenantId, is_tenant_id
 
 REASON_CHARS_MAX = 2_000
@@ -39,7 +40,16 @@ class ReactivateTenant(BaseModel):
     at: AwareDatetime
 
 
-TenantCommand = RegisterTenant | SuspendTenant | ReactivateTenant
+class SetTenantLimits(BaseModel):
+    """Let these limits hold for the tenant, instead of those that were set before."""
+
+    model_config = ConfigDict(frozen=True)
+    tenant_id: TenantId
+    limits: TenantLimits
+    at: AwareDatetime
+
+
+TenantCommand = RegisterTenant | SuspendTenant | ReactivateTenant | SetTenantLimits
 
 
 def decide(state: Tenant | None, command: TenantCommand) -> list[TenantEvent]:
@@ -66,6 +76,10 @@ def decide(state: Tenant | None, command: TenantCommand) -> list[TenantEvent]:
             return [TenantSuspended(command.tenant_id, command.reason, command.at)]
         case ReactivateTenant(), "suspended":
             return [TenantReactivated(command.tenant_id, command.at)]
+        case SetTenantLimits(limits=limits), _:
+            if faults := limits_faults(limits):
+                raise Invalid(faults)
+            return [] if limits == state.limits else [TenantLimitsSet(command.tenant_id, limits, command.at)]
         case SuspendTenant() | ReactivateTenant(), _:
             return []
         case _:

@@ -182,7 +182,10 @@ def _going_on(state: Execution, event: StepStarted | StepRetrying | StepWaiting 
                 completed_at=None, limits=limits or run.limits,
             )  # fmt: skip
         case StepRetrying():
-            run = changed(run, status="retrying", attempts=event.attempt, error=event.error, due_at=event.due_at)
+            run = changed(
+                run, status="retrying", attempts=event.attempt, attempts_before=run.attempts_before + (not event.counts),
+                error=event.error, due_at=event.due_at,
+            )  # fmt: skip
         case StepWaiting():
             state, run = _past_its_gate(state, run)
             waiting = Waiting(event.reason, event.gate, event.on_due, event.detail)

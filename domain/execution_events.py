@@ -80,7 +80,11 @@ class StepStarted:
 
 @dataclass(frozen=True, slots=True)
 class StepRetrying:
-    """Attempt `attempt - 1` has failed with `error`; attempt `attempt` may be made from `due_at` on."""
+    """Attempt `attempt - 1` has failed with `error`; attempt `attempt` may be made from `due_at` on.
+
+    Where it does not count, the attempt was never really made (the module's breaker is open), and the policy allows as many
+    as before.
+    """
 
     execution_id: ExecutionId
     step: StepId
@@ -89,6 +93,7 @@ class StepRetrying:
     due_at: datetime
     at: datetime
     limits: StepLimits | None = None
+    counts: bool = True
 
 
 @dataclass(frozen=True, slots=True)

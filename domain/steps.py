@@ -13,6 +13,7 @@ from domain.step_policies import NAME_RULE, did_you_mean, is_name, read_retry, r
 
 STEP_KEYS = frozenset({"action", "id", "depends_on", "timeout", "retry", *CONTROL_KEYS})
 
+_OF_ACTIONS = frozenset({"timeout", "retry", "timeouts", "heartbeat", "concurrency"})
 _CYCLE_NAMES_MAX = 12
 _ACTIONS_LOOKED_UP_SINGLY_MAX = 8
 _PLAIN = ControlDraft()
@@ -80,6 +81,9 @@ def read_step(raw: Any, place: Place, faults: Faults) -> DraftStep:
             draft.parameters[key] = value
             if not draft.has_action:
                 faults.add((place, key), f"Only actions have parameters; {quoted(str(key))} belongs to none.", "unknown-key")
+        elif value is not None and key in _OF_ACTIONS and draft.action is not None and not draft.has_action:
+            detail = f"{quoted(key)} is about an action's attempts, and this step has none. A workflow has its own `timeout`."
+            faults.add((place, key), detail, "no-action")
         elif value is not None and key not in CONTROL_KEYS:
             _read_key(draft, key, value, faults)
     if draft.timeout_seconds is None and draft.control is not None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal, assert_never
 
+from domain.tenant_limits import NO_LIMITS, TenantLimits
 from domain.values import TenantId
 
 
@@ -28,7 +29,16 @@ class TenantReactivated:
     at: datetime
 
 
-TenantEvent = TenantRegistered | TenantSuspended | TenantReactivated
+@dataclass(frozen=True, slots=True)
+class TenantLimitsSet:
+    """What the tenant may have under way from now on; where a limit is null, the installation's holds."""
+
+    tenant_id: TenantId
+    limits: TenantLimits
+    at: datetime
+
+
+TenantEvent = TenantRegistered | TenantSuspended | TenantReactivated | TenantLimitsSet
 TenantStatus = Literal["active", "suspended"]
 
 
@@ -41,6 +51,7 @@ class Tenant:
     status: TenantStatus
     created_at: datetime
     updated_at: datetime
+    limits: TenantLimits = NO_LIMITS
 
 
 def evolve(state: Tenant | None, event: TenantEvent) -> Tenant:
@@ -53,5 +64,7 @@ def evolve(state: Tenant | None, event: TenantEvent) -> Tenant:
             return replace(state, status="suspended", updated_at=event.at)
         case TenantReactivated():
             return replace(state, status="active", updated_at=event.at)
+        case TenantLimitsSet(limits=limits):
+            return replace(state, limits=limits, updated_at=event.at)
         case _:
             assert_never(event)

@@ -23,6 +23,7 @@ TOPICS: dict[str, type[Any]] = {
     "tenant.registered.v1": tenant.TenantRegistered,
     "tenant.suspended.v1": tenant.TenantSuspended,
     "tenant.reactivated.v1": tenant.TenantReactivated,
+    "tenant.limits_set.v1": tenant.TenantLimitsSet,
     "intent.created.v1": intent.IntentCreated,
     "intent.revised.v1": intent.IntentRevised,
     "intent.rolled_back.v1": intent.IntentRolledBack,

@@ -74,6 +74,8 @@ def fold(document: dict[str, Any] | None, event: TenantEvent) -> dict[str, Any]:
             document["status"] = "suspended"
         case tenant.TenantReactivated():
             document["status"] = "active"
+        case tenant.TenantLimitsSet():
+            pass
         case _:
             assert_never(event)
     document["updated_at"] = timestamp(event.at)
@@ -83,7 +85,7 @@ def fold(document: dict[str, Any] | None, event: TenantEvent) -> dict[str, Any]:
 READ_MODEL = ReadModel(
     name="tenants",
     version=1,
-    events=(tenant.TenantRegistered, tenant.TenantSuspended, tenant.TenantReactivated),
+    events=(tenant.TenantRegistered, tenant.TenantSuspended, tenant.TenantReactivated, tenant.TenantLimitsSet),
     tables=("tenants",),
     ddl=DDL,
     functions=point_reads("tenants", "tenant_id"),

@@ -28,6 +28,7 @@ from sagas.dispatches import ALIVE_SECONDS, Dispatch, Dispatches, Key, Kind, Lat
 from sagas.quickness import Quickness
 from sagas.reactions import NEVER, TOPICS, Cause, Drop, Reaction, react, settled
 from sagas.wakes import Wakes
+from streaming.delivery import first_of
 from streaming.transport import Message, Transport
 
 GROUP = "saga.execution"
@@ -73,12 +74,9 @@ class ExecutionSaga:
         self._asleep: set[Key] = set()
         self._over: deque[Key] = deque()
         self._failed: deque[Key] = deque()
-        self._look = asyncio.Event()
-        self._clean = asyncio.Event()
-        self._backlog = True
-        self._next_due = 0.0
-        self._stopping = False
-        self._checks_due = 0
+        self._look, self._clean = asyncio.Event(), asyncio.Event()
+        self._backlog, self._stopping = True, False
+        self._next_due, self._checks_due = 0.0, 0
         self._not_running: set[Key] = set()
 
     @property
@@ -143,24 +141,28 @@ class ExecutionSaga:
         """
         present = self._clock()
         take = self._taken_at_once(dispatches, present)
-        quick: list[Dispatch] = []
-        others: list[Dispatch] = []
-        takes: list[bool] = []
-        for dispatch, taken in zip(dispatches, take, strict=True):
-            if taken and dispatch.kind == "call" and self._quickness.is_quick(dispatch) and dispatch.key not in self._running:
-                quick.append(dispatch)
-            else:
-                others.append(dispatch)
-                takes.append(taken)
+        quick = [
+            dispatch for dispatch, taken in zip(dispatches, take, strict=True)
+            if taken and dispatch.kind == "call" and dispatch.key not in self._running and self._quickness.is_quick(dispatch)
+        ]  # fmt: skip
+        keys = {dispatch.key for dispatch in quick}
+        others = [(dispatch, taken) for dispatch, taken in zip(dispatches, take, strict=True) if dispatch.key not in keys]
+        self._rowless |= keys
         for dispatch in quick:
-            self._rowless.add(dispatch.key)
             self._start(dispatch)
-        if others:
-            await self._insert(others, takes, present)
-        if quick:
-            await self._see_through(quick, present)
+        try:
+            if others:
+                await self._insert([row for row, _ in others], [taken for _, taken in others], present)
+            if quick:
+                await self._see_through(quick)
+        except BaseException:
+            # The stream brings their events again, so whatever becomes of these calls now is for the table to say.
+            self._rowless -= keys
+            self._unmade -= keys
+            self._asleep -= keys
+            raise
 
-    async def _see_through(self, quick: Sequence[Dispatch], present: datetime) -> None:
+    async def _see_through(self, quick: Sequence[Dispatch]) -> None:
         """Waits a moment for calls without a row; those that go on, or have to be made again, get one."""
         tasks = [self._running[dispatch.key][1] for dispatch in quick if dispatch.key in self._running]
         if tasks:
@@ -169,10 +171,12 @@ class ExecutionSaga:
         try:
             if left:
                 await self._dispatches.insert(left, [True] * len(left))
-        finally:
-            self._rowless.difference_update(dispatch.key for dispatch in left)
-            asleep = self._asleep.intersection(dispatch.key for dispatch in quick)
-            self._asleep -= asleep
+        except _FAULTS:
+            self._checks_due = _CHECKS_AFTER_FAULT
+            raise
+        self._rowless.difference_update(dispatch.key for dispatch in left)
+        asleep = self._asleep.intersection(dispatch.key for dispatch in quick)
+        self._asleep -= asleep
         for dispatch in left:
             if dispatch.key not in self._running and dispatch.key not in asleep:
                 (self._failed if dispatch.key in self._unmade else self._over).append(dispatch.key)
@@ -225,6 +229,10 @@ class ExecutionSaga:
         began = asyncio.get_running_loop().time()
         try:
             await self._do(dispatch)
+        except asyncio.CancelledError:
+            if dispatch.key in self._rowless:  # not made, then: where anybody still wants it, it is made from its row
+                self._unmade.add(dispatch.key)
+            raise
         except Exception as fault:
             self.statistics.postponed += 1
             log.warning("an attempt is made again later", step=dispatch.step, attempt=dispatch.attempt, fault=repr(fault))
@@ -273,6 +281,10 @@ class ExecutionSaga:
         if self._backlog:
             self._look.set()
 
+    def wake(self) -> None:
+        """The time has changed by more than passing (an injected clock was set): look now."""
+        self._due_at(0.0)
+
     def _due_at(self, when: float) -> None:
         """Something is to be taken from the table at `when` on the loop's clock."""
         if when < self._next_due:
@@ -295,12 +307,12 @@ class ExecutionSaga:
                     log.warning("due attempts cannot be claimed; trying again", fault=repr(fault))
                     self._checks_due = _CHECKS_AFTER_FAULT
                     taken = []
-                    await _first(_FAULT_PAUSE_SECONDS, stop)
+                    await first_of(_FAULT_PAUSE_SECONDS, stop)
                 for dispatch in taken:
                     self._start(dispatch)
             else:
                 self._backlog = True
-            await _first(_CLAIM_PAUSE_SECONDS, stop)
+            await first_of(_CLAIM_PAUSE_SECONDS, stop)
             await self._wait_until_due(stop)
 
     async def _claim(self, free: int) -> list[Dispatch]:
@@ -313,7 +325,7 @@ class ExecutionSaga:
     async def _wait_until_due(self, stop: asyncio.Event) -> None:
         loop = asyncio.get_running_loop()
         while not stop.is_set() and (seconds := self._next_due - loop.time()) > 0:
-            await _first(seconds, stop, self._look)
+            await first_of(seconds, stop, self._look)
             if self._look.is_set():
                 if self._backlog:
                     return
@@ -386,13 +398,3 @@ async def _ended(tasks: Sequence[asyncio.Task[None]]) -> None:
         task.cancel()
     if tasks:
         await asyncio.wait(tasks, timeout=ALIVE_SECONDS)
-
-
-async def _first(seconds: float, *events: asyncio.Event) -> None:
-    """Waits until one of `events` is set, or for `seconds`."""
-    waiting = [asyncio.ensure_future(event.wait()) for event in events]
-    try:
-        await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in waiting:
-            task.cancel()

@@ -69,11 +69,13 @@ class Outcomes:
             self._waiting[key] = rest
             try:
                 await self._record_together(together)
-            finally:
-                left = self._waiting.pop(key)
-                for answered in together:
-                    if not answered.recorded.done():  # cancelled: whoever waits makes the attempt again
+            except BaseException:
+                # Cancelled: nobody is left to record what has come meanwhile either. Whoever waits makes the attempt again.
+                for answered in (*together, *self._waiting.pop(key)):
+                    if not answered.recorded.done():
                         answered.recorded.set_exception(StoreUnavailable("The answer could not be recorded."))
+                raise
+            left = self._waiting.pop(key)
 
     async def _record_together(self, together: Sequence[Answered]) -> None:
         if len(together) > 1:
@@ -82,13 +84,15 @@ class Outcomes:
                 execution_id=first.execution_id, outcomes=tuple([one.command for one in together]), at=first.at
             )  # fmt: skip
             try:
-                await self._obeyed(command, together[0])
+                outcome = await self._obeyed(command, together[0])
             except Exception as fault:
                 log.warning("answers are recorded one by one", execution_id=first.execution_id, fault=repr(fault))
             else:
-                for answered in together:
-                    _settle(answered, True)
-                return
+                if not outcome.replayed:
+                    for answered in together:
+                        _settle(answered, True)
+                    return
+                # Another worker has recorded the one whose id they went under: that says nothing of the others.
         for answered in together:
             try:
                 _settle(answered, await self._record_one(answered))

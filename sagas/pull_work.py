@@ -23,7 +23,7 @@ from domain import execution
 from domain.execution import Execution
 from domain.execution_events import StepCompensated, StepCompleted
 from domain.plan import is_undoing
-from domain.refusals import ExecutionHasEnded, LeaseLost, NotFound, StepNotRunning
+from domain.refusals import ExecutionHasEnded, Fault, Invalid, LeaseLost, NotFound, StepNotRunning
 from domain.runs import StepRun
 from domain.values import TenantId, execution_stream
 from domain.work import Lease, LeaseState, Settlement, WorkAnswer, WorkUnit
@@ -90,14 +90,14 @@ class PullWork:
         self._shell, self._attempts, self._prepare, self._settle = shell, attempts, prepare, settle
         self._clock = clock or now
         self._leases = WorkLeases(shell.store.tenant_pool, clock)
-        self._rounds = Rounds(self._leases)
+        self._rounds, self._bell = Rounds(self._leases), bell
         bell.listen(self._rounds.ring)
 
     async def actions(self, tenant_id: TenantId, name: str) -> list[str]:
-        """The actions of a module. Raises `NotFound`."""
+        """The actions of a module. Raises `Invalid`."""
         module = (await actions_of(self._shell, tenant_id)).by_name.get(name)
         if module is None:
-            raise NotFound("module", name)
+            raise Invalid([Fault("/module", f"There is no module {name!r} in this tenant.", "unknown-module")])
         return [action.name for action in module.actions]
 
     async def fetch(self, tenant_id: TenantId, actions: Sequence[str], at_most: int, wait_seconds: float) -> list[WorkUnit]:
@@ -161,6 +161,8 @@ class PullWork:
             for one in leased:
                 with contextlib.suppress(StoreUnavailable):
                     await self._leases.release(tenant_id, one.lease)
+            if leased:
+                self._bell.ring(tenant_id)
             raise
 
     async def beat(self, tenant_id: TenantId, lease: Lease) -> LeaseState:
@@ -178,7 +180,7 @@ class PullWork:
         if not await self._leases.release(tenant_id, lease):
             await self._state(tenant_id, lease)
             raise LeaseLost(lease.execution_id, lease.step, lease.attempt)
-        self._rounds.ring(tenant_id)
+        self._bell.ring(tenant_id)
 
     async def settle(self, tenant_id: TenantId, lease: Lease, answer: WorkAnswer) -> Settlement:
         """Records what came of the work, once. Raises `LeaseLost`, `StepNotRunning` or `NotFound`.
@@ -199,6 +201,8 @@ class PullWork:
             raise StoreUnavailable("The answer could not be recorded in time. Send it again.") from fault
         with contextlib.suppress(StoreUnavailable):  # what is in the log is never handed out again
             await self._leases.drop(tenant_id, lease)
+        if held.dispatch.slot_key is not None:
+            self._bell.ring(tenant_id)  # there may be room now for work that waits
         return settlement
 
     async def _record(self, tenant_id: TenantId, held: Leased, state: Execution, answer: WorkAnswer) -> Settlement:

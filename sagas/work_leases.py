@@ -15,7 +15,7 @@ from sagas.clock import Clock
 from sagas.dispatches import Dispatch
 
 _SECONDS_MAX = 10.0
-_COLUMNS = """execution_id, step, attempt, due_at, command_id, event_id, correlation_id, traceparent, priority, queue_by,
+_COLUMNS = """execution_id, step, attempt, due_at, command_id, event_id, correlation_id, traceparent, priority, slot_key, queue_by,
               lease_token, lease_until, lease_seconds, claims, action"""
 _FETCH = f"SELECT {_COLUMNS} FROM quantum.fetch_work($1, $2, $3, $4)"  # noqa: S608 - constants only
 _NEXT = "SELECT quantum.next_work_seconds($1, $2, $3)"
@@ -86,7 +86,8 @@ def _key(tenant_id: TenantId, lease: Lease) -> tuple[Any, ...]:
 def _leased(tenant_id: TenantId, row: Any) -> Leased:
     dispatch = Dispatch(
         tenant_id, row["execution_id"], row["step"], row["attempt"], row["due_at"], row["command_id"], row["event_id"],
-        row["correlation_id"], row["traceparent"], "pull", row["priority"], queue_by=row["queue_by"], action=row["action"],
+        row["correlation_id"], row["traceparent"], "pull", row["priority"], row["slot_key"],
+        queue_by=row["queue_by"], action=row["action"],
     )  # fmt: skip
     lease = Lease(ExecutionId(row["execution_id"]), StepId(row["step"]), row["attempt"], row["lease_token"])
     return Leased(dispatch, lease, row["lease_until"], row["lease_seconds"], row["claims"])

@@ -2,12 +2,13 @@
 """Intents defined, started and steered by name on a real log, while execution sagas run."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from commands.execution_commands import StartExecution
+from commands.execution_commands import StartExecution, TerminateExecution
 from commands.handle import Envelope, Shell, handle
 from commands.intent import CreateIntent
 from domain import execution
@@ -15,6 +16,7 @@ from domain.definition import Limits, Rules
 from domain.execution import ENDED, Execution
 from domain.execution_events import ExecutionEvent
 from domain.module import Action, Module, Transport
+from domain.refusals import ExecutionHasEnded
 from domain.runs import StepRun
 from domain.values import ActionName, ExecutionId, IntentId, ModuleName, StepId, TenantId, execution_stream
 from event_store.ids import uuid7
@@ -73,6 +75,7 @@ class ExecutionWorld:
         self.shell = Shell(store, builtin(running), Rules(Limits(), ()))
         self.caller = Caller(running, http)
         self._intents: dict[str, IntentId] = {}
+        self.started: list[Running] = []
 
     def envelope(self) -> Envelope:
         """A command of a user's."""
@@ -100,7 +103,19 @@ class ExecutionWorld:
             execution_id=execution_id, intent_id=self._intents[name], inputs=inputs or {}, tenant_id=self.tenant, at=now(), **more
         )  # fmt: skip
         await handle(self.shell, command, self.envelope())
-        return Running(self, execution_id)
+        self.started.append(Running(self, execution_id))
+        return self.started[-1]
+
+    async def swept(self) -> None:
+        """Ends whatever was started here, and returns when sagas have nothing left to do for it."""
+        for running in self.started:
+            with contextlib.suppress(ExecutionHasEnded):
+                await running.say(TerminateExecution, reason=None)
+
+        async def nothing_left() -> bool:
+            return await self.rows() == 0
+
+        await wait_until(nothing_left, 30, what="nothing to be left to do")
 
     async def rows(self) -> int:
         """How many things the tenant's executions wait for."""

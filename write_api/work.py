@@ -167,7 +167,7 @@ def work_router(gate: Gate, work: PullWork) -> APIRouter:
 
     @routes.tenant(
         "POST", "/work/poll", WORK_CARRY_OUT, summary="Fetch work", body=WorkRequest,
-        answers=(Answer(200, "Work, each unit under a lease.", WorkPage),), refusals=(404,),
+        answers=(Answer(200, "Work, each unit under a lease.", WorkPage),),
     )  # fmt: skip
     async def fetch_work(request: Request, access: Access) -> Response:
         """For workers of modules whose transport is `pull`. Answers as soon as there is any, the most urgent and oldest first.

@@ -34,7 +34,8 @@ class Schedule(BaseModel):
     """An intent's schedule as its current version has it, and what has become of it.
 
     `active` with times to come, `ended` without; `paused` and `archived` start nothing. `next_runs` are the next ten times,
-    without their jitter. `passed_over` counts times at which the last run was still under way. `last_error` goes with the next run.
+    without their jitter. `passed_over` counts times at which the last run was still under way. `last_error` goes with the next
+    run.
     """
 
     intent_id: str = Field(examples=[_INTENT_ID])

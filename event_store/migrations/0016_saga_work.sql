@@ -21,7 +21,8 @@ DROP INDEX quantum.saga_dispatches_by_due;
 CREATE INDEX saga_dispatches_asleep ON quantum.saga_dispatches (due_at) WHERE rank IS NULL AND lease_owner IS NULL;
 CREATE INDEX saga_dispatches_waiting ON quantum.saga_dispatches (priority, rank) WHERE rank IS NOT NULL AND lease_owner IS NULL;
 CREATE INDEX saga_dispatches_leased ON quantum.saga_dispatches (lease_owner) WHERE lease_owner IS NOT NULL;
-CREATE INDEX saga_dispatches_slots ON quantum.saga_dispatches (tenant_id, slot_key) WHERE slot_key IS NOT NULL;
+CREATE INDEX saga_dispatches_slots ON quantum.saga_dispatches (tenant_id, slot_key)
+    WHERE slot_key IS NOT NULL AND (lease_owner IS NOT NULL OR kind <> 'call');
 
 CREATE TABLE quantum.saga_tenants (
     tenant_id text COLLATE "C" PRIMARY KEY,
@@ -95,7 +96,9 @@ END
 $$;
 
 -- Leases up to `at_most` rows to a worker: by priority, then rank; of each tenant no more than it has room for; of each slot key
--- no more than may run at once. One claimer at a time, so that the counts hold. `present` is the time; null is the database's own.
+-- no more than may run at once, what a module has taken on to answer later included. Rows for which there is no room are passed
+-- over, so that they keep nothing else waiting. One claimer at a time, so that the counts hold. `present` is the time; null is the
+-- database's own.
 CREATE FUNCTION quantum.saga_claim(
     claimer text, at_most integer, tenant_room integer, busy_tenants text[], busy_room integer[], present timestamptz
 )
@@ -106,30 +109,36 @@ BEGIN
     PERFORM pg_advisory_xact_lock(20830, 0);
     PERFORM quantum.saga_wake(10000, coalesce(present, now()));
     RETURN QUERY
-    WITH head AS MATERIALIZED (
-        SELECT one.tenant_id, one.execution_id, one.step, one.attempt, one.priority, one.rank, one.slot_key, one.slot_max,
+    WITH slots AS MATERIALIZED (
+        SELECT held.tenant_id, held.slot_key, count(*) AS taken FROM quantum.saga_dispatches AS held
+         WHERE held.slot_key IS NOT NULL AND (held.lease_owner IS NOT NULL OR held.kind <> 'call')
+           AND (held.kind <> 'pull' OR held.lease_until IS NOT NULL) -- 0017: what is offered to workers holds nothing yet
+         GROUP BY held.tenant_id, held.slot_key
+    ), head AS MATERIALIZED (
+        SELECT one.tenant_id, one.execution_id, one.step, one.attempt, one.priority, one.rank,
+               CASE WHEN one.kind = 'call' THEN one.slot_key END AS slot_key, one.slot_max, coalesce(slots.taken, 0) AS slots_taken,
                one.kind <> 'child' AND EXISTS (
                    SELECT FROM quantum.events AS e
                     WHERE e.tenant_id = one.tenant_id AND e.command_id = one.command_id AND e.command_index = 0) AS recorded
           FROM quantum.saga_dispatches AS one
-         WHERE one.rank IS NOT NULL AND one.lease_owner IS NULL
-         ORDER BY one.priority, one.rank LIMIT at_most * 4 + 64 FOR UPDATE SKIP LOCKED
+          LEFT JOIN slots ON one.kind = 'call' AND slots.tenant_id = one.tenant_id AND slots.slot_key = one.slot_key
+         WHERE one.rank IS NOT NULL AND one.lease_owner IS NULL AND (slots.taken IS NULL OR slots.taken < one.slot_max)
+           AND coalesce(busy_room[array_position(busy_tenants, one.tenant_id)], tenant_room) > 0
+         ORDER BY one.priority, one.rank LIMIT at_most * 4 + 64 FOR UPDATE OF one SKIP LOCKED
     ), over AS (
         DELETE FROM quantum.saga_dispatches AS gone USING head
          WHERE head.recorded AND gone.tenant_id = head.tenant_id AND gone.execution_id = head.execution_id
            AND gone.step = head.step AND gone.attempt = head.attempt
-    ), numbered AS (
+    ), slotted AS (
         SELECT head.*,
-               row_number() OVER (PARTITION BY head.tenant_id ORDER BY head.priority, head.rank) AS of_tenant,
-               row_number() OVER (PARTITION BY head.tenant_id, head.slot_key ORDER BY head.priority, head.rank) AS of_slot,
-               (SELECT count(*) FROM quantum.saga_dispatches AS other
-                 WHERE head.slot_key IS NOT NULL AND other.tenant_id = head.tenant_id AND other.slot_key = head.slot_key
-                   AND other.lease_owner IS NOT NULL) AS slots_taken
+               row_number() OVER (PARTITION BY head.tenant_id, head.slot_key ORDER BY head.priority, head.rank) AS of_slot
           FROM head WHERE NOT head.recorded
+    ), numbered AS (
+        SELECT slotted.*, row_number() OVER (PARTITION BY slotted.tenant_id ORDER BY slotted.priority, slotted.rank) AS of_tenant
+          FROM slotted WHERE slotted.slot_key IS NULL OR slotted.of_slot + slotted.slots_taken <= slotted.slot_max
     ), chosen AS (
         SELECT numbered.* FROM numbered
          WHERE numbered.of_tenant <= coalesce(busy_room[array_position(busy_tenants, numbered.tenant_id)], tenant_room)
-           AND (numbered.slot_key IS NULL OR numbered.of_slot + numbered.slots_taken <= numbered.slot_max)
          ORDER BY numbered.priority, numbered.rank LIMIT at_most
     ), taken AS (
         UPDATE quantum.saga_dispatches AS one SET lease_owner = claimer, claims = one.claims + 1, rank = NULL

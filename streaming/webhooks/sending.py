@@ -38,7 +38,7 @@ class _Endpoint:
     url: httpcore.URL
     host: bytes
     used_at: float
-    idle: list[httpcore.AsyncHTTP11Connection] = field(default_factory=list)
+    idle: list["_Connection"] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -51,11 +51,15 @@ class _Said:
 
 
 class _InOnePiece(httpcore.AsyncNetworkStream):
-    """Keeps what is written until an answer is read, so that a request goes out in one piece and not in four."""
+    """Keeps what is written until an answer is read, so that a request goes out in one piece and not in four.
+
+    `is_silent` until a byte of the answer to the last request has come.
+    """
 
     def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
         self._stream = stream
         self._written: list[bytes] = []
+        self.is_silent = True
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         self._written.append(buffer)
@@ -64,16 +68,32 @@ class _InOnePiece(httpcore.AsyncNetworkStream):
         if self._written:
             request = b"".join(self._written)
             self._written.clear()
+            self.is_silent = True
             # Who stops reading may have answered already: the answer counts, so it is read all the same.
             with contextlib.suppress(httpcore.WriteError):
                 await self._stream.write(request, timeout)
-        return await self._stream.read(max_bytes, timeout)
+        answer = await self._stream.read(max_bytes, timeout)
+        self.is_silent = self.is_silent and not answer
+        return answer
 
     async def aclose(self) -> None:
         await self._stream.aclose()
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
+
+
+class _Connection(httpcore.AsyncHTTP11Connection):
+    """A connection that knows whether anything came back since the last request."""
+
+    def __init__(self, origin: httpcore.Origin, stream: _InOnePiece) -> None:
+        super().__init__(origin, stream, keepalive_expiry=_IDLE_SECONDS)
+        self._own_stream = stream
+
+    @property
+    def is_silent(self) -> bool:
+        """True where not a byte of an answer has come."""
+        return self._own_stream.is_silent
 
 
 class Sender:
@@ -112,9 +132,9 @@ class Sender:
             try:
                 answer = await connection.handle_async_request(request)
             except (httpcore.ReadError, httpcore.WriteError, httpcore.RemoteProtocolError):
-                if not is_used:
+                if not is_used or not connection.is_silent:
                     raise
-                # The receiver may have closed a connection that was kept for it: that says nothing about this request.
+                # The receiver has closed a connection that was kept for it: that says nothing about this request.
                 await _close(connection)
                 connection = await self._connect(endpoint)
                 answer = await connection.handle_async_request(request)
@@ -128,7 +148,7 @@ class Sender:
             elif not connection.is_closed():
                 await _close(connection)
 
-    async def _connection(self, endpoint: _Endpoint) -> tuple[httpcore.AsyncHTTP11Connection, bool]:
+    async def _connection(self, endpoint: _Endpoint) -> tuple[_Connection, bool]:
         """(connection, whether it was used before)"""
         while endpoint.idle:
             connection = endpoint.idle.pop()
@@ -137,7 +157,7 @@ class Sender:
             await _close(connection)
         return await self._connect(endpoint), False
 
-    async def _connect(self, endpoint: _Endpoint) -> httpcore.AsyncHTTP11Connection:
+    async def _connect(self, endpoint: _Endpoint) -> _Connection:
         origin = endpoint.url.origin
         host = origin.host.decode("ascii")
         seconds = min(_CONNECT_SECONDS_MAX, self._timeout)
@@ -149,7 +169,7 @@ class Sender:
                 with contextlib.suppress(Exception):
                     await stream.aclose()
                 raise
-        return httpcore.AsyncHTTP11Connection(origin, _InOnePiece(stream), keepalive_expiry=_IDLE_SECONDS)
+        return _Connection(origin, _InOnePiece(stream))
 
     async def _endpoint(self, key: Key, url: str) -> _Endpoint:
         found = self._endpoints.get(key)
@@ -199,7 +219,7 @@ async def _close_all(endpoint: _Endpoint) -> None:
         await _close(endpoint.idle.pop())
 
 
-async def _close(connection: httpcore.AsyncHTTP11Connection) -> None:
+async def _close(connection: _Connection) -> None:
     with contextlib.suppress(Exception):
         async with asyncio.timeout(_CLOSE_SECONDS_MAX):
             await connection.aclose()

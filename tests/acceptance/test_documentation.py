@@ -108,4 +108,6 @@ async def test_every_metric_is_on_the_operations_page_and_none_that_is_not(outsi
     exposed = {family.name + ("_total" if family.type == "counter" else "") for family in families}
     section = (ROOT / "docs" / "operations.md").read_text().partition("## Metrics")[2].partition("##")[0]
     documented = set(re.findall(r"`((?:quantum|http)_[a-z_]+)`", section))
-    assert documented == exposed
+    first_use = {"quantum_webhooks_attempt_duration_seconds"}  # there with the first webhook that is sent
+    assert documented - first_use == exposed - first_use
+    assert first_use <= documented

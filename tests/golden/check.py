@@ -35,7 +35,7 @@ def golden_faults(folder: Path) -> list[str]:
 
 def _changed(topic: str, again: bytes, payload: bytes, *, is_newest: bool) -> list[str]:
     """What is wrong with an event of today's version that would be written differently now."""
-    if not _holds(orjson.loads(again), orjson.loads(payload)):
+    if not holds(orjson.loads(again), orjson.loads(payload)):
         way_out = "give the new shape the next version, and an upcaster from this one."
     elif is_newest:
         way_out = (
@@ -47,10 +47,10 @@ def _changed(topic: str, again: bytes, payload: bytes, *, is_newest: bool) -> li
     return [f"{topic} would be written differently now ({again.decode()}, and the log has {payload.decode()}): {way_out}"]
 
 
-def _holds(now: Any, before: Any) -> bool:
+def holds(now: Any, before: Any) -> bool:
     """True where `now` says all that `before` says, in the same way, and perhaps more."""
     if isinstance(before, dict):
-        return isinstance(now, dict) and all(key in now and _holds(now[key], value) for key, value in before.items())
+        return isinstance(now, dict) and all(key in now and holds(now[key], value) for key, value in before.items())
     if isinstance(before, list):
-        return isinstance(now, list) and len(now) == len(before) and all(map(_holds, now, before))
+        return isinstance(now, list) and len(now) == len(before) and all(map(holds, now, before))
     return type(now) is type(before) and now == before

@@ -66,7 +66,8 @@ from domain.subscription import (
     SubscriptionSecretRotated,
     Terms,
 )
-from domain.tenant import TenantReactivated, TenantRegistered, TenantSuspended
+from domain.tenant import TenantLimitsSet, TenantReactivated, TenantRegistered, TenantSuspended
+from domain.tenant_limits import TenantLimits
 from domain.values import (
     ActionName,
     ExecutionId,
@@ -125,6 +126,7 @@ EXAMPLES: tuple[DomainEvent, ...] = (
     TenantRegistered(_TENANT, "Ünïcode GmbH", _AT),
     TenantSuspended(_TENANT, "unpaid", _AT),
     TenantReactivated(_TENANT, _AT),
+    TenantLimitsSet(_TENANT, TenantLimits(50, 20, "reject", 600, 10_000, 2.5), _AT),
     IntentCreated(_INTENT, "deploy-web-app", _DEFINITION, "Brings the web app to production.", {"team": "web"}, _AT),
     IntentRevised(_INTENT, Version(2), _DEFINITION, "Three replicas.", {"team": "web", "tier": "1"}, _AT),
     IntentRolledBack(_INTENT, Version(3), Version(1), _DEFINITION, _AT),

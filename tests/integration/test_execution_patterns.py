@@ -75,9 +75,8 @@ async def test_a_signal_that_came_early_is_there_when_it_is_asked_for(store: Eve
     world = ExecutionWorld(store, "early")
     blocked = Blocked(world)
     async with sagas_on(world):
-        running = await world.run(
-            {"action": "slow"}, {"signal": "paid", "id": "paid"}, {"action": "do", "n": "${{ steps.paid.result }}"}
-        )
+        use = {"action": "do", "n": "${{ steps.paid.result }}"}
+        running = await world.run({"action": "slow"}, {"signal": "paid", "id": "paid"}, use)
         await running.say(SignalExecution, name="paid", payload=5)
         blocked.go_on.set()
         assert (await running.ended()).runs[(await running.state()).steps[2].id].result == {"n": 5}
@@ -151,7 +150,7 @@ async def test_children_give_their_outputs_and_their_failures_to_their_parents(s
         assert state.runs[state.steps[1].id].result == {"n": [1, 2, 3]}
         wrong = await world.run({"workflow": {"name": "child", "inputs": {"n": "x"}}, "id": "w"})
         unknown = await world.run({"workflow": "nowhere", "id": "w", "fallback": {"action": "do", "n": 7}})
-        assert ((await wrong.ended("failed")).error or {})["code"] == "input-invalid"
+        assert ((await wrong.ended("failed")).error or {})["code"] == "validation-failed"
         assert (await unknown.ended()).runs[(await unknown.state()).steps[0].id].result == {"n": 7}
 
 
@@ -283,14 +282,11 @@ async def test_cancelling_waits_for_the_call_that_runs_and_undoes_it(store: Even
 async def test_an_undoing_that_fails_for_good_is_told_and_the_others_are_made(store: EventStore) -> None:
     world = ExecutionWorld(store, "not-undone")
     failing(world, "~b", "c")
+    undo_twice = {"action": "undo", "retry": {"max_attempts": 2, "initial_interval": "10ms"}}
     async with sagas_on(world):
         running = await world.run(
             {"action": "do", "id": "a", "compensate": "undo"},
-            {
-                "action": "do",
-                "id": "b",
-                "compensate": {"action": "undo", "retry": {"max_attempts": 2, "initial_interval": "10ms"}},
-            },
+            {"action": "do", "id": "b", "compensate": undo_twice},
             {"action": "do", "id": "c"},
         )
         state = await running.ended("failed")

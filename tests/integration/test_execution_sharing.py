@@ -3,13 +3,15 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from event_store.store import EventStore
 from modules.contract import Invocation
 from sagas.execution import Limits as SagaLimits
 from tests.conftest import Database
-from tests.execution_world import Bench, ExecutionWorld, sagas_on
+from tests.execution_world import Bench, ExecutionWorld, now, sagas_on
 from tests.waiting import wait_until
 
 AT_ONCE = 8
@@ -40,6 +42,17 @@ class Turnstile:
         return {}
 
 
+@asynccontextmanager
+async def working(*worlds: ExecutionWorld, limits: SagaLimits) -> AsyncIterator[None]:
+    """One worker for all of the worlds, and nothing left behind for the next test."""
+    async with sagas_on(worlds[0], limits=limits):
+        try:
+            yield
+        finally:
+            for world in worlds:
+                await world.swept()
+
+
 def flood(items: int, **more: Any) -> dict[str, Any]:
     return {"action": "slow", "foreach": {"items": list(range(items)), "concurrency": items}, **more}
 
@@ -48,12 +61,21 @@ async def _queued(world: ExecutionWorld, count: int) -> bool:
     return await world.rows() >= count
 
 
+async def _in_line(world: ExecutionWorld, count: int) -> bool:
+    """True once so many rows are due and wait for a worker."""
+    waiting: int = await world.store.platform_pool.fetchval(
+        "SELECT count(*) FROM quantum.saga_dispatches WHERE tenant_id = $1 AND rank IS NOT NULL AND lease_owner IS NULL",
+        world.tenant,
+    )
+    return waiting >= count
+
+
 async def test_one_step_does_not_wait_behind_two_thousand_of_another_tenants(store: EventStore) -> None:
     many = ExecutionWorld(store, "fair-many")
     gate = Turnstile(many.bench)
     few = ExecutionWorld(store, "fair-few", many.bench)
     limits = SagaLimits(calls_max=AT_ONCE, tenant_calls_max=AT_ONCE, grace_seconds=0.1)
-    async with sagas_on(many, limits=limits):
+    async with working(many, few, limits=limits):
         for _ in range(2):
             await many.run(flood(1_000))
         await wait_until(lambda: _queued(many, 2_000), 60, what="the flood")
@@ -80,10 +102,10 @@ async def test_a_tenant_without_room_keeps_nobody_out_whatever_the_priority_of_i
     gate = Turnstile(many.bench)
     few = ExecutionWorld(store, "roomless-few", many.bench)
     limits = SagaLimits(calls_max=AT_ONCE, tenant_calls_max=4, grace_seconds=0.1)
-    async with sagas_on(many, limits=limits):
+    async with working(many, few, limits=limits):
         await many.run(flood(1_000), priority=1)
-        await wait_until(lambda: _queued(many, 1_000), 60, what="the flood")
         await wait_until(lambda: gate.inside[""] == 4, what="the tenant's room to be full")
+        await wait_until(lambda: _in_line(many, 996), 60, what="the flood")
         await few.run({"action": "slow"}, priority=5)
         await wait_until(lambda: gate.inside[""] == 5, 10, what="the other tenant's step, for which there is room")
 
@@ -92,10 +114,10 @@ async def test_what_waits_for_a_key_keeps_nothing_else_of_its_tenant_waiting(sto
     world = ExecutionWorld(store, "key-line")
     gate = Turnstile(world.bench, "of")
     limits = SagaLimits(calls_max=AT_ONCE, tenant_calls_max=AT_ONCE, grace_seconds=0.1)
-    async with sagas_on(world, limits=limits):
+    async with working(world, limits=limits):
         await world.run(flood(500, concurrency="one", of="flood"))
-        await wait_until(lambda: _queued(world, 500), 60, what="the line")
         await wait_until(lambda: gate.inside["flood"] == 1, what="the first of the line")
+        await wait_until(lambda: _in_line(world, 499), 60, what="the line")
         await world.run({"action": "slow", "of": "free"})
         await wait_until(lambda: gate.inside["free"] == 1, 10, what="the step without a key")
     assert gate.most["flood"] == 1
@@ -105,7 +127,7 @@ async def test_higher_priorities_go_first(store: EventStore) -> None:
     world = ExecutionWorld(store, "priorities")
     gate = Turnstile(world.bench)
     limits = SagaLimits(calls_max=1, tenant_calls_max=1, grace_seconds=0.1)
-    async with sagas_on(world, limits=limits):
+    async with working(world, limits=limits):
         await world.run({"action": "slow", "id": "first"})
         await wait_until(lambda: world.bench.asked, what="the worker to be busy")
         for priority in (5, 3, 1, 4, 2):
@@ -139,7 +161,7 @@ async def test_a_key_holds_across_workers_and_executions(database: Database, sto
 async def test_a_queueing_time_is_over_when_nobody_takes_the_step_in_time(store: EventStore) -> None:
     world = ExecutionWorld(store, "queueing")
     gate = Turnstile(world.bench)
-    async with sagas_on(world, limits=SagaLimits(calls_max=1, tenant_calls_max=1, grace_seconds=1)):
+    async with working(world, limits=SagaLimits(calls_max=1, tenant_calls_max=1, grace_seconds=1)):
         first = await world.run({"action": "slow"})
         await wait_until(lambda: world.bench.asked, what="the worker to be busy")
         late = await world.run({"action": "do", "timeouts": {"queue": "50ms"}})
@@ -154,6 +176,4 @@ async def test_a_queueing_time_is_over_when_nobody_takes_the_step_in_time(store:
 
 
 def _is_past(moment: Any) -> bool:
-    from tests.execution_world import now
-
     return now() > moment

@@ -303,7 +303,8 @@ async def test_a_module_stands_for_its_actions_and_has_to_be_there(shop: Shop):
     await shop.start({"action": "sew"})
     answer = await shop.post("poll", {"module": "tailor", "wait": 10})
     assert [unit["action"] for unit in answer.json()["items"]] == ["sew"]
-    assert_problem(await shop.post("poll", {"module": "cobbler"}), 404, "not-found")
+    problem = assert_problem(await shop.post("poll", {"module": "cobbler"}), 422, "validation-failed")
+    assert [fault["pointer"] for fault in problem["errors"]] == ["/module"]
 
 
 async def test_the_most_urgent_comes_first_then_the_oldest(shop: Shop):
@@ -329,6 +330,10 @@ async def test_no_more_are_handed_out_than_a_concurrency_key_allows(shop: Shop):
     assert await shop.poll(max=10, wait=0) == []
     assert (await shop.post(f"{first[0]['lease_token']}/complete", {"result": 1})).status_code == 200
     assert len(await shop.poll(max=10)) == 1
+    waiting_poll = asyncio.create_task(shop.poll(wait=5))  # sooner than it would look again by itself
+    await asyncio.wait([waiting_poll], timeout=0.2)
+    assert (await shop.post(f"{first[1]['lease_token']}/complete", {"result": 1})).status_code == 200
+    assert len(await waiting_poll) == 1
 
 
 async def test_what_nobody_fetches_in_its_time_for_queueing_fails(shop: Shop):

@@ -27,7 +27,7 @@ from sagas.stalls import StallCheck
 from streaming.embedded import EmbeddedTransport
 from tests.conftest import Database
 from tests.consumers import another_store
-from tests.integration.test_execution_saga import World, saga_running, topics
+from tests.integration.test_execution_saga import LosesAnswers, World, saga_running, topics
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -50,10 +50,14 @@ class Quick:
 
     async def start(self, steps: int = 1) -> ExecutionId:
         """An execution of so many steps, each with a call that is known to be quick."""
+        self.learn()
+        return await self.world.start([{"action": "probe", "id": f"s{number}"} for number in range(steps)])
+
+    def learn(self) -> None:
+        """From here on the probe's action is quick."""
         for _ in range(100):
             self.saga._quickness.took(dispatch(self.world.tenant), 0.0)
         assert self.saga._quickness.is_quick(dispatch(self.world.tenant))
-        return await self.world.start([{"action": "probe", "id": f"s{number}"} for number in range(steps)])
 
     async def _answer(self, invocation: Invocation) -> Any:
         if any(key[:3] == (invocation.tenant_id, invocation.execution_id, invocation.step) for key in self.saga._rowless):
@@ -313,6 +317,45 @@ async def test_a_quick_call_whose_row_cannot_be_stored_is_made_and_recorded_once
         go_on.set()
         await completed_once(world, started)
         assert not probe.saga._rowless
+    assert probe.without_row[:1] == [started]
+
+
+async def test_a_row_of_a_quick_call_that_was_stored_although_nobody_heard_is_found_and_its_call_made(store: EventStore) -> None:
+    """The worst of moments: the call has failed for a reason nobody foresaw, and the answer about its row never came."""
+    world, crashes = World(store, "quick-unheard"), iter([True])
+
+    async def call(module: Any, invocation: Invocation) -> Any:
+        result = await world.caller.call(module, invocation)
+        if next(crashes, False):
+            raise MemoryError("nobody foresaw this")
+        return result
+
+    async with quick(world, call=call) as probe:
+        probe.saga._dispatches._pool = LosesAnswers(store.platform_pool, "INSERT INTO quantum.saga_dispatches", 1)
+        started = await probe.start()
+        await completed_once(world, started)
+        assert not probe.saga._unmade
+    assert probe.without_row[:1] == [started]
+
+
+async def test_a_quick_call_is_not_forgotten_where_the_rows_of_others_cannot_be_stored(store: EventStore) -> None:
+    """What comes in one batch with it has to wait for the database; in the meantime its own call fails as nobody foresaw."""
+    world, crashes = World(store, "quick-beside"), iter([True])
+
+    async def call(module: Any, invocation: Invocation) -> Any:
+        result = await world.caller.call(module, invocation)
+        if invocation.step == "s0" and next(crashes, False):
+            raise MemoryError("nobody foresaw this")
+        return result
+
+    async with quick(world, call=call) as probe:
+        probe.saga._dispatches._pool = LosesAnswers(store.platform_pool, "INSERT INTO quantum.saga_dispatches", 1)
+        probe.learn()
+        beside = {"action": "no-op", "id": "beside", "depends_on": []}
+        started = await world.start([{"action": "probe", "id": "s0"}, beside])
+        assert (await world.ended(started)).status == "completed"
+        await wait_until(lambda: _no_row(world, started), what="the rows to be gone")
+        assert not probe.saga._rowless | probe.saga._unmade
     assert probe.without_row[:1] == [started]
 
 

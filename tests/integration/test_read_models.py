@@ -2,6 +2,7 @@
 """Queries of the read models: filters, search, pages; and that no tenant sees another's rows."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
@@ -16,6 +17,7 @@ from domain.module import ModuleRemoved
 from domain.values import ExecutionId, IntentId, ModuleName, StepId, TenantId, Version
 from event_store.store import EventStore
 from projections import executions, intents, modules, resources, tenants
+from projections.catalogue import READ_MODELS
 from projections.documents import DocumentReader
 from projections.pages import InvalidCursor, Page
 from projections.schema import prepare
@@ -239,10 +241,8 @@ async def test_modules_and_tenants_are_listed(projected: Projected, reader: Docu
 async def test_resources_are_listed_with_what_made_them_and_whether_they_are_there(projected: Projected) -> None:
     pool, owner = projected.store.tenant_pool, TenantId("tenant-resources")
     disk = ResourceReleased(ExecutionId("e-1"), StepId("build"), "disk", "d/1", BEGIN)
-    await record(
-        projected.store, owner, "execution-e-1", provisioned("e-1", "build", "vm", "1"), provisioned("e-1", "build", "disk", "d/1"),
-        disk,
-    )  # fmt: skip
+    made = provisioned("e-1", "build", "vm", "1"), provisioned("e-1", "build", "disk", "d/1")
+    await record(projected.store, owner, "execution-e-1", *made, disk)
     await record(projected.store, owner, "execution-e-2", provisioned("e-2", "deploy", "vm", "2"))
     await record(projected.store, owner, "execution-e-2", provisioned("e-2", "deploy", "x" * 5_000, "y" * 5_000))
     await projected.caught_up()
@@ -273,6 +273,7 @@ FUNCTIONS = {
     "read_executions": "SELECT * FROM quantum.read_executions(ARRAY[$1], ARRAY['i'])",
     "read_modules": "SELECT * FROM quantum.read_modules(ARRAY[$1], ARRAY['i'])",
     "read_tenants": "SELECT * FROM quantum.read_tenants(ARRAY[$1], ARRAY['tenant-guarded'])",
+    "read_subscriptions": "SELECT * FROM quantum.read_subscriptions(ARRAY[$1], ARRAY['s'])",
     "list_intents": "SELECT * FROM quantum.list_intents($1, NULL, 1::bigint << 40, 10)",
     "list_intent_versions": "SELECT * FROM quantum.list_intent_versions($1, 'i', 1::bigint << 40, 10)",
     "list_executions": "SELECT * FROM quantum.list_executions($1, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 1::bigint << 40, 10)",
@@ -294,12 +295,8 @@ async def test_no_table_and_no_function_shows_a_row_without_its_tenant(projected
     await projected.caught_up()
     connection = await asyncpg.connect(database.app_dsn)
     try:
-        existing = await connection.fetch(
-            "SELECT proname FROM pg_proc WHERE pronamespace = 'quantum'::regnamespace"
-            " AND proname ~ '^(read_(intents|executions|modules|tenants)|list_|search_)'"
-            " AND proname <> 'list_webhook_deliveries'"  # of no read model
-        )
-        assert {row["proname"] for row in existing} == set(FUNCTIONS), "a function is missing from this test"
+        made = {name for model in READ_MODELS for name in re.findall(r"CREATE .*FUNCTION quantum\.(\w+)\(", model.functions)}
+        assert made == set(FUNCTIONS), "a function is missing from this test"
 
         async def seen(tenant_id: str | None) -> set[str]:
             shown = set()

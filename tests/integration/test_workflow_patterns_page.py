@@ -4,6 +4,7 @@
 import json
 import re
 from collections.abc import Awaitable, Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,7 @@ async def interleaved_parallel_routing(world: ExecutionWorld) -> None:
     done = [event for event in await running.events() if isinstance(event, StepCompleted)]
     assert done[-1].step == "report"
     moments = sorted(event.at for event in done[:-1])
-    gaps = [(later - earlier).total_seconds() for earlier, later in zip(moments, moments[1:], strict=False)]
+    gaps = [(later - earlier).total_seconds() for earlier, later in pairwise(moments)]
     assert all(gap >= 0.04 for gap in gaps), "two were under way at once"
 
 

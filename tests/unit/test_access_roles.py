@@ -12,6 +12,7 @@ WRITERS = {
     "executions:control": {"operator", "author", "tenant-admin", "service", "platform-admin"},
     "executions:approve": {"operator", "author", "tenant-admin", "service", "platform-admin"},
     "modules:write": {"tenant-admin", "platform-admin"},
+    "work:carry-out": {"service", "platform-admin"},
     "subscriptions:write": {"tenant-admin", "service", "platform-admin"},
 }
 

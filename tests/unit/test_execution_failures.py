@@ -59,6 +59,17 @@ def test_an_attempt_that_was_never_made_is_made_again_soon_and_ends_nothing() ->
     assert play.complete("a") == ["done a", "COMPLETED"]
 
 
+def test_an_attempt_that_was_never_made_leaves_as_many_as_there_were() -> None:
+    play = Play({"action": "a", "retry": PATIENT})
+    for _ in range(5):
+        play.fail("a", "circuit-open", counts=False)
+    assert play.fail("a") == ["again a #7 in 10"]
+    play.fail("a", "circuit-open", counts=False)
+    assert play.fail("a") == ["again a #9 in 15"]
+    assert play.fail("a") == ["again a #10 in 15"]
+    assert play.fail("a") == ["failed a: broken", "FAILED by a"]
+
+
 def test_the_answer_to_an_earlier_attempt_is_refused_and_to_this_one_taken_early() -> None:
     play = Play({"action": "a", "retry": PATIENT})
     play.fail("a")

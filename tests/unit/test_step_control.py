@@ -314,6 +314,13 @@ def test_only_actions_have_parameters() -> None:
     assert found({"workflow": "x", "inputs": {}}) == [("0/inputs", "unknown-key")]
 
 
+@pytest.mark.parametrize("key", ["timeout", "retry", "timeouts", "heartbeat", "concurrency"])
+def test_what_only_attempts_have_is_refused_where_there_are_none(key: str) -> None:
+    value = {"timeout": 5, "retry": 2, "timeouts": {"total": 5}, "heartbeat": 5, "concurrency": "k"}[key]
+    assert found({"workflow": "x", key: value}) == [(f"0/{key}", "no-action")]
+    assert found({"wait": 5, key: value}) == [(f"0/{key}", "no-action")]
+
+
 def test_a_join_of_more_than_there_are_is_a_fault() -> None:
     written = [{"action": "a"}, {"action": "b", "depends_on": ["a"], "join": 2}, {"action": "c", "depends_on": [], "join": 1}]
     assert found(*written) == [("1/join", "invalid-join"), ("2/join", "invalid-join")]
