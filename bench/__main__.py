@@ -1,5 +1,5 @@
 # intent_ref: bench.benchmarks
-"""`python -m bench [append api catch-up size memory subscribers] [--quick] [--json FILE]`: a table of ratios."""
+"""`python -m bench [append api catch-up size memory subscribers streaming …] [--quick] [--json FILE]`: a table of ratios."""
 
 import argparse
 import asyncio
@@ -10,7 +10,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from bench import api, append, catch_up, memory, orchestration, size, subscribers, webhooks
+from bench import api, append, catch_up, memory, orchestration, size, streaming, subscribers, webhooks
 from bench.ground import Figure
 
 PARTS = {
@@ -20,6 +20,7 @@ PARTS = {
     "size": size,
     "memory": memory,
     "subscribers": subscribers,
+    "streaming": streaming,
     "orchestration": orchestration,
     "webhooks": webhooks,
 }

@@ -11,7 +11,8 @@ from commands.expressions import ExpressionFailed, evaluate
 from commands.scope import scope_of
 from domain.definition import PRIORITY_DEFAULT
 from domain.execution import Execution
-from domain.execution_events import StepLimits, StepStarted, StepWaiting
+from domain.execution_events import StepStarted, StepWaiting
+from domain.execution_terms import StepLimits
 from domain.plan import Gate, PlannedStep, Work, is_undoing
 from domain.runs import StepRun
 from domain.step_control import WAIT_SECONDS_MAX, time_of
@@ -114,8 +115,10 @@ def start_of(state: Execution, at: datetime, planned: PlannedStep, run_id: StepI
 def _limits(state: Execution, at: datetime, planned: PlannedStep, run_id: StepId) -> StepLimits | None:
     """What holds for the run's next attempt; None where nothing does."""
     flow, priority, run = planned.flow, state.options.priority, state.runs.get(run_id, _NEW)
+    work = work_of(state, run_id)
+    metered = work.action if work.is_metered else None
     if is_undoing(run_id):
-        return StepLimits(priority) if priority != PRIORITY_DEFAULT else None
+        return StepLimits(priority, metered=metered) if priority != PRIORITY_DEFAULT or metered else None
     queue_by = None if flow.queue_seconds is None else at + timedelta(seconds=flow.queue_seconds)
     expires_at = None if run.limits is None else run.limits.expires_at
     if flow.total_seconds is not None and expires_at is None:
@@ -123,7 +126,7 @@ def _limits(state: Execution, at: datetime, planned: PlannedStep, run_id: StepId
     key = None if run.limits is None else run.limits.slot_key
     if flow.concurrency_key is not None and key is None:
         key = str(evaluate(flow.concurrency_key, scope_of(state, run_id)))[:SLOT_KEY_CHARS_MAX]
-    limits = StepLimits(priority, queue_by, expires_at, key, None if key is None else flow.concurrency_max)
+    limits = StepLimits(priority, queue_by, expires_at, key, None if key is None else flow.concurrency_max, metered)
     return limits if limits != _NO_LIMITS else None
 
 

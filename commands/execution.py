@@ -6,8 +6,10 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Literal, assert_never
 
+from commands.again import rerun, retried
 from commands.beginnings import children_of, limits_again, work_of
 from commands.execution_commands import (
+    AdmitExecution,
     ApproveStep,
     CancelExecution,
     CompleteStep,
@@ -48,6 +50,7 @@ from domain.execution_events import (
     ENDS,
     CancellationRequested,
     CompensationFailed,
+    ExecutionAdmitted,
     ExecutionCancelled,
     ExecutionEvent,
     ExecutionFailing,
@@ -58,7 +61,6 @@ from domain.execution_events import (
     ExecutionStalled,
     ExecutionStarted,
     ExecutionTerminated,
-    Options,
     ResourceReleased,
     SignalReceived,
     StepApproved,
@@ -66,12 +68,11 @@ from domain.execution_events import (
     StepRejected,
     StepRetrying,
 )
+from domain.execution_terms import Options
 from domain.input_rules import text_faults
-from domain.plan import is_undoing, item_index, step_of_run
+from domain.plan import is_undoing
 from domain.refusals import (
     ExecutionHasEnded,
-    ExecutionNotEnded,
-    ExecutionNotFailed,
     ExecutionNotPaused,
     Fault,
     Invalid,
@@ -82,12 +83,13 @@ from domain.refusals import (
     StepNotWaiting,
     TooManySignals,
 )
-from domain.runs import SETTLED, StepRun
+from domain.runs import StepRun
 from domain.step_policies import NAME_RULE, is_name
 from domain.values import StepId
 
 __all__ = [
     "REASON_CHARS_MAX",
+    "AdmitExecution",
     "ApproveStep",
     "CancelExecution",
     "CompleteStep",
@@ -142,9 +144,9 @@ def decided(state: Execution | None, command: FollowUpCommand) -> Turn:
         case ApproveStep() | RejectStep():
             _judged(turn, command)
         case RetryExecution():
-            _retried(turn)
+            retried(turn)
         case RerunExecution(step=step):
-            _rerun(turn, step)
+            rerun(turn, step)
         case _ if state.status in ENDED:
             raise ExecutionHasEnded(state.execution_id, state.status)
         case SignalExecution(name=name, payload=payload):
@@ -159,14 +161,15 @@ def decided(state: Execution | None, command: FollowUpCommand) -> Turn:
             _check_reason(reason)
             children = children_of(state)
             turn.add(ExecutionTerminated(state.execution_id, reason, turn.at, children, state.options.parent))
+        case AdmitExecution():
+            if state.is_queued:
+                turn.add(ExecutionAdmitted(state.execution_id, turn.at))
+                consider_all(turn)
         case PauseExecution():
             if state.status == "running":
                 turn.add(ExecutionPaused(state.execution_id, turn.at))
         case ResumeExecution():
-            if state.status != "paused":
-                raise ExecutionNotPaused(state.execution_id, state.status)
-            turn.add(ExecutionResumed(state.execution_id, turn.at))
-            go_on_after_pause(turn)
+            _resumed(turn)
         case ReportStall(missing=missing):
             turn.add(ExecutionStalled(state.execution_id, missing, turn.at))
             consider_all(turn)
@@ -314,6 +317,14 @@ def _judged(turn: Turn, command: ApproveStep | RejectStep) -> None:
         fail_for_good(turn, run_id, run.attempts, error)
 
 
+def _resumed(turn: Turn) -> None:
+    state = turn.state
+    if state.status != "paused":
+        raise ExecutionNotPaused(state.execution_id, state.status)
+    turn.add(ExecutionResumed(state.execution_id, turn.at))
+    go_on_after_pause(turn)
+
+
 def _signalled(turn: Turn, name: str, payload: Any) -> None:
     state = turn.state
     if not is_name(name):
@@ -343,49 +354,6 @@ def _cancelled(turn: Turn, reason: str | None) -> None:
     else:
         children = children_of(state)
         turn.add(ExecutionCancelled(state.execution_id, reason, turn.at, (), children, state.options.parent))
-
-
-def _retried(turn: Turn) -> None:
-    state = turn.state
-    if state.status != "failed":
-        raise ExecutionNotFailed(state.execution_id, state.status)
-    again = {"failed", "cancelled", "compensated", "compensating"}
-    runs = [
-        run_id for run_id, run in state.runs.items()
-        if run.status in again and not is_undoing(run_id) and not _is_lived_with(state, run_id, run)
-    ]  # fmt: skip
-    # What came of something that has been undone is no good any more: it is done again as well.
-    undone = {step_of_run(run_id) for run_id in runs if state.runs[run_id].status in ("compensated", "compensating")}
-    after = {later for step in undone for later in state.plan.descendants(step)}
-    runs += [
-        run_id for run_id, run in state.runs.items()
-        if run.status in SETTLED and not is_undoing(run_id) and step_of_run(run_id) in after
-    ]  # fmt: skip
-    loops = [step_of_run(run_id) for run_id in runs if item_index(run_id) is not None]
-    turn.add(ExecutionRetried(state.execution_id, tuple(dict.fromkeys([*runs, *loops])), turn.at))
-    consider_all(turn)
-
-
-def _is_lived_with(state: Execution, run_id: StepId, run: StepRun) -> bool:
-    step = state.plan.by_id.get(step_of_run(run_id))
-    return run.status == "failed" and step is not None and step.flow.goes_on_after_failure
-
-
-def _rerun(turn: Turn, step: StepId) -> None:
-    state = turn.state
-    if state.status not in ENDED:
-        raise ExecutionNotEnded(state.execution_id, state.status)
-    if step not in state.plan.by_id:
-        raise NotFound("step", step, f"of the execution {state.execution_id}")
-    after = state.plan.descendants(step)
-    unfinished = {"pending", "cancelled", "failed", "compensated", "compensating"}
-    again = tuple([
-        one.id for one in state.plan.steps
-        if one.id == step or one.id in after
-        or (state.runs[one.id].status in unfinished and not _is_lived_with(state, one.id, state.runs[one.id]))
-    ])  # fmt: skip
-    turn.add(ExecutionRerun(state.execution_id, step, again, turn.at))
-    consider_all(turn)
 
 
 def _unstorable(code: str, what: str, faults: list[Fault]) -> dict[str, Any]:

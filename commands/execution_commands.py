@@ -5,12 +5,12 @@ from typing import Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
-from domain.execution_events import Parent
+from domain.execution_terms import Parent
 from domain.values import ExecutionId, IntentId, StepId, TenantId
 
 
 class StartExecution(BaseModel):
-    """Let this version of the intent be carried out; the current one where None."""
+    """Let this version of the intent be carried out; the current one where None. One that `queues` waits for its turn."""
 
     model_config = ConfigDict(frozen=True)
     execution_id: ExecutionId
@@ -23,6 +23,7 @@ class StartExecution(BaseModel):
     parent: Parent | None = None
     depth: int = 0
     started_by: str | None = None
+    queues: bool = False
     at: AwareDatetime
 
 
@@ -124,6 +125,10 @@ class TerminateExecution(_FollowUp):
     reason: str | None = None
 
 
+class AdmitExecution(_FollowUp):
+    """Let the execution begin that has waited for the tenant to have room."""
+
+
 class PauseExecution(_FollowUp):
     """Let no further step start until it is resumed; what runs goes on."""
 
@@ -150,7 +155,7 @@ class ReportStall(_FollowUp):
 
 FollowUpCommand = (
     CompleteStep | FailStep | RecordOutcomes | PassGate | FailGate | ExpireStep | ExpireExecution | ApproveStep | RejectStep
-    | SignalExecution | CancelExecution | TerminateExecution | PauseExecution | ResumeExecution | RetryExecution | RerunExecution
-    | ReportStall
+    | SignalExecution | CancelExecution | TerminateExecution | AdmitExecution | PauseExecution | ResumeExecution
+    | RetryExecution | RerunExecution | ReportStall
 )  # fmt: skip
 ExecutionCommand = StartExecution | FollowUpCommand

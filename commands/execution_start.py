@@ -10,7 +10,8 @@ from commands.inputs import faults_of, with_defaults
 from commands.planning import plan_of
 from commands.progress import Turn, advance, consider_all
 from domain.definition import Definition, Rules, inputs_faults
-from domain.execution_events import ExecutionEvent, ExecutionStarted, Options
+from domain.execution_events import ExecutionEvent, ExecutionQueued, ExecutionStarted
+from domain.execution_terms import Options
 from domain.input_rules import text_faults
 from domain.intent import Intent
 from domain.module import Modules
@@ -49,6 +50,8 @@ def decided_start(intent: Intent | None, command: StartExecution, catalogue: Mod
         plan, at, _options(command, definition),
     )  # fmt: skip
     turn = Turn.first(started)
+    if command.queues:
+        turn.add(ExecutionQueued(command.execution_id, 1, turn.state.options.priority, at))
     consider_all(turn)
     advance(turn)
     return turn

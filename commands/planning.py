@@ -63,9 +63,11 @@ def _planned(step: Step, skips: bool, catalogue: Modules) -> PlannedStep:
 def _control(step: Step, skips: bool, action: Action | None, catalogue: Modules) -> Control | None:
     """None for a step that says nothing beyond its action, so that plain plans stay small."""
     said = step.control
-    undo = _compensation(step, action, catalogue)
+    undo, metered = _compensation(step, action, catalogue), action is not None and action.is_metered
     if said is None:
-        return Control(skips_with_dependencies=skips, compensation=undo) if skips or undo is not None else None
+        if not skips and undo is None and not metered:
+            return None
+        return Control(skips_with_dependencies=skips, compensation=undo, is_metered=metered)
     return Control(
         when=said.when,
         join=_join(said, len(step.depends_on)),
@@ -84,6 +86,7 @@ def _control(step: Step, skips: bool, action: Action | None, catalogue: Modules)
         heartbeat_seconds=said.heartbeat_seconds,
         concurrency_key=said.concurrency_key,
         concurrency_max=said.concurrency_max,
+        is_metered=metered,
     )  # fmt: skip
 
 
@@ -112,7 +115,8 @@ def _compensation(step: Step, action: Action | None, catalogue: Modules) -> Work
 def _work(use: ActionUse, catalogue: Modules) -> Work:
     module, action = _found(use.action, catalogue)
     timeout_seconds = use.timeout_seconds or action.timeout_seconds or TIMEOUT_SECONDS_DEFAULT
-    return Work(action.name, module.name, use.parameters, timeout_seconds, use.retry or action.retry or RetryPolicy())
+    retry = use.retry or action.retry or RetryPolicy()
+    return Work(action.name, module.name, use.parameters, timeout_seconds, retry, action.is_metered)
 
 
 def _found(name: str, catalogue: Modules) -> tuple[Module, Action]:

@@ -25,7 +25,6 @@ from commands.expressions import ExpressionFailed, condition, evaluate
 from commands.scope import scope_of
 from domain.execution import Execution, evolve
 from domain.execution_events import (
-    Cause,
     CompensationStarted,
     ExecutionCancelled,
     ExecutionCompleted,
@@ -43,6 +42,7 @@ from domain.execution_events import (
     StepSkipped,
     StepWaiting,
 )
+from domain.execution_terms import Cause
 from domain.plan import PlannedStep, item_run, step_of_run, undoing_run
 from domain.runs import StepRun
 from domain.step_control import ITEMS_MAX
@@ -164,7 +164,7 @@ def advance(turn: Turn) -> None:
         if state.open == 0:
             _finish(turn)
             return
-        if state.status == "paused" or not turn.queue:
+        if state.status == "paused" or state.is_queued or not turn.queue:
             return
         _begin_step(turn, turn.queue.popleft())
 

@@ -8,22 +8,22 @@ from typing import Any, Literal, assert_never
 
 from domain.execution_events import (
     CancellationRequested,
-    Cause,
     CompensationFailed,
     CompensationStarted,
+    ExecutionAdmitted,
     ExecutionCancelled,
     ExecutionCompleted,
     ExecutionEvent,
     ExecutionFailed,
     ExecutionFailing,
     ExecutionPaused,
+    ExecutionQueued,
     ExecutionRerun,
     ExecutionResumed,
     ExecutionRetried,
     ExecutionStalled,
     ExecutionStarted,
     ExecutionTerminated,
-    Options,
     ResourceProvisioned,
     ResourceReleased,
     SignalReceived,
@@ -40,6 +40,7 @@ from domain.execution_events import (
     StepStarted,
     StepWaiting,
 )
+from domain.execution_terms import Cause, Options
 from domain.plan import Plan, PlannedStep, is_undoing, item_index, step_of_run
 from domain.runs import ACTIVE, SETTLED, StepRun, Waiting, changed
 from domain.values import ExecutionId, IntentId, StepId, TenantId, Version
@@ -68,6 +69,7 @@ class Execution:
     `open` counts the steps that are not settled, `active` the runs somebody or something is busy with, `waits` for how many
     steps each step still waits: so that an answer costs no look at the whole plan. `failing` is the step whose failure ends the
     execution. `undoable` are completed runs that can be undone, in the order of completion; `undoing` what is left to undo.
+    `turns`: how often it had to wait for the tenant to have room; while it `is_queued`, nothing of it begins.
     """
 
     execution_id: ExecutionId
@@ -96,6 +98,8 @@ class Execution:
     result: Any = None
     signals: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     resources: dict[str, Resource] = field(default_factory=dict)
+    turns: int = 0
+    is_queued: bool = False
 
     @property
     def steps(self) -> tuple[PlannedStep, ...]:
@@ -104,8 +108,8 @@ class Execution:
 
     @property
     def is_plain(self) -> bool:
-        """True where nothing but modules' answers moves the execution: no gate, no child, no time limit beyond an attempt's."""
-        return self.options.deadline_at is None and self.plan.is_plain
+        """True where modules' answers alone move the execution: no gate, no child, no turn, no time limit beyond an attempt's."""
+        return self.options.deadline_at is None and self.plan.is_plain and not self.turns
 
     def step(self, run_id: str) -> PlannedStep | None:
         """The planned step behind a run."""
@@ -150,6 +154,10 @@ def evolve(state: Execution | None, event: ExecutionEvent) -> Execution:
             return changed(_with_nothing_active(state, at), status="cancelled", reason=reason, completed_at=at)
         case ExecutionTerminated(reason=reason):
             return changed(_with_nothing_active(state, at), status="terminated", reason=reason, completed_at=at)
+        case ExecutionQueued(turn=turn):
+            return changed(state, turns=turn, is_queued=True, updated_at=at)
+        case ExecutionAdmitted():
+            return changed(state, is_queued=False, updated_at=at)
         case ExecutionPaused():
             return changed(state, status="paused", updated_at=at)
         case ExecutionResumed():

@@ -7,36 +7,11 @@ either (`~deploy`).
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
+from domain.execution_terms import Cause, Options, Parent, SkipReason, StepLimits, WaitingFor
 from domain.plan import OnDue, PlannedStep
-from domain.values import ActionName, ExecutionId, IntentId, StepId, TenantId, Version
-
-WaitingFor = Literal["timer", "approval", "signal", "child", "resume"]
-SkipReason = Literal["condition", "dependencies", "expired"]
-Cause = Literal["failed", "cancelled"]
-
-
-@dataclass(frozen=True, slots=True)
-class Parent:
-    """The step of another execution whose work this execution is."""
-
-    execution_id: ExecutionId
-    step: StepId
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What a start says beyond the plan. `priority` is 1 (first) to 5. `business_key` is held until the execution ends."""
-
-    tenant_id: TenantId
-    priority: int = 3
-    business_key: str | None = None
-    deadline_at: datetime | None = None
-    parent: Parent | None = None
-    depth: int = 0
-    started_by: str | None = None
-    outputs: dict[str, Any] | None = None
+from domain.values import ActionName, ExecutionId, IntentId, StepId, Version
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +30,21 @@ class ExecutionStarted:
 
 
 @dataclass(frozen=True, slots=True)
-class StepLimits:
-    """What holds for an attempt: its priority, when it must have begun, when the run must be over with all its attempts, and how
-    many with the same key may be under way in the tenant."""
+class ExecutionQueued:
+    """The tenant has a limit on how many executions may be under way: this one waits for its turn, which is its `turn`-th."""
 
-    priority: int = 3
-    queue_by: datetime | None = None
-    expires_at: datetime | None = None
-    slot_key: str | None = None
-    slot_max: int | None = None
+    execution_id: ExecutionId
+    turn: int
+    priority: int
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionAdmitted:
+    """The execution that waited for its turn begins."""
+
+    execution_id: ExecutionId
+    at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -389,6 +370,8 @@ ExecutionEvent = (
     | ExecutionRetried
     | ExecutionRerun
     | ExecutionStalled
+    | ExecutionQueued
+    | ExecutionAdmitted
 )
 ENDS = (ExecutionCompleted, ExecutionFailed, ExecutionCancelled, ExecutionTerminated)
 """The events after which an execution has ended."""

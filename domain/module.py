@@ -30,10 +30,19 @@ class RetryPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class Rate:
+    """How often an action may be begun in a tenant: `max` at once, and as many again in every `per_seconds`."""
+
+    max: int
+    per_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Action:
     """What a module can do. Schemas are JSON Schemas; `timeout_seconds` and `retry` hold where a step says nothing.
 
-    `compensate` is the action that undoes this one, with the same parameters.
+    `compensate` is the action that undoes this one, with the same parameters. `rate` and `concurrency` (how many at once in the
+    tenant) hold over all workers.
     """
 
     name: ActionName
@@ -42,6 +51,13 @@ class Action:
     timeout_seconds: float | None = None
     retry: RetryPolicy | None = None
     compensate: ActionName | None = None
+    rate: Rate | None = None
+    concurrency: int | None = None
+
+    @property
+    def is_metered(self) -> bool:
+        """True where the action has limits of its own."""
+        return self.rate is not None or self.concurrency is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,13 +15,17 @@ WorkKind = Literal["action", "workflow", "none"]
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What one module is asked to do. Strings of `parameters` may hold `${{ … }}`."""
+    """What one module is asked to do. Strings of `parameters` may hold `${{ … }}`.
+
+    `is_metered`: the action has limits of its own.
+    """
 
     action: ActionName
     module: ModuleName
     parameters: dict[str, Any]
     timeout_seconds: float
     retry: RetryPolicy
+    is_metered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,7 @@ class Control:
     heartbeat_seconds: float | None = None
     concurrency_key: Any = None
     concurrency_max: int | None = None
+    is_metered: bool = False
 
 
 _PLAIN = Control()
@@ -110,7 +115,7 @@ class PlannedStep:
     @property
     def own_work(self) -> Work:
         """The step's action as work."""
-        return Work(self.action, self.module, self.parameters, self.timeout_seconds, self.retry)
+        return Work(self.action, self.module, self.parameters, self.timeout_seconds, self.retry, self.flow.is_metered)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, TypeVar
 
-from domain.execution_events import StepLimits, WaitingFor
+from domain.execution_terms import StepLimits, WaitingFor
 from domain.plan import OnDue
 
 StepStatus = Literal[

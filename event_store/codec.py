@@ -74,6 +74,8 @@ TOPICS: dict[str, type[Any]] = {
     "execution.terminated.v1": execution_events.ExecutionTerminated,
     "execution.rerun.v1": execution_events.ExecutionRerun,
     "execution.stalled.v1": execution_events.ExecutionStalled,
+    "execution.queued.v1": execution_events.ExecutionQueued,
+    "execution.admitted.v1": execution_events.ExecutionAdmitted,
     "custom.emitted.v1": custom_event.CustomEventEmitted,
 }
 

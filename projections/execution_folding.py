@@ -159,7 +159,9 @@ def _fold_whole(
     | events_of.ExecutionPaused
     | events_of.ExecutionResumed
     | events_of.ExecutionRetried
-    | events_of.ExecutionRerun,
+    | events_of.ExecutionRerun
+    | events_of.ExecutionQueued
+    | events_of.ExecutionAdmitted,
     at: str,
 ) -> None:
     """What happens to the execution as a whole."""
@@ -174,13 +176,15 @@ def _fold_whole(
         case events_of.CompensationStarted():
             document["status"] = "compensating"
         case events_of.ExecutionFailed():
-            document.update(status="failed", error=event.error, completed_at=at)
+            document.update(status="failed", error=event.error, completed_at=at, queued=False)
         case events_of.ExecutionCancelled():
             _cancel_the_rest(folding, at)
-            document.update(status="cancelled", reason=event.reason, completed_at=at)
+            document.update(status="cancelled", reason=event.reason, completed_at=at, queued=False)
         case events_of.ExecutionTerminated():
             _cancel_the_rest(folding, at)
-            document.update(status="terminated", reason=event.reason, completed_at=at)
+            document.update(status="terminated", reason=event.reason, completed_at=at, queued=False)
+        case events_of.ExecutionQueued() | events_of.ExecutionAdmitted():
+            document["queued"] = isinstance(event, events_of.ExecutionQueued)
         case events_of.ExecutionPaused():
             document["status"] = "paused"
         case events_of.ExecutionResumed():

@@ -55,6 +55,8 @@ TYPES: Final[Mapping[type[Any], str]] = {
     execution_events.ExecutionTerminated: "execution_terminated",
     execution_events.ExecutionRerun: "execution_rerun",
     execution_events.ExecutionStalled: "execution_stalled",
+    execution_events.ExecutionQueued: "execution_queued",
+    execution_events.ExecutionAdmitted: "execution_admitted",
 }
 _INTERNAL: Final = frozenset({"options", "limits"})
 _FIELDS: Final = {kind: tuple(field.name for field in fields(kind) if field.name not in _INTERNAL) for kind in TYPES}

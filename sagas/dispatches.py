@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
+from domain.tenant_limits import NO_LIMITS, TenantLimits
 from sagas.clock import Clock
 
 Key = tuple[str, str, str, int]
@@ -27,25 +28,30 @@ EXISTS (SELECT FROM quantum.events AS e
 _INSERT = f"""
 INSERT INTO quantum.saga_dispatches
        (tenant_id, execution_id, step, attempt, due_at, command_id, event_id, correlation_id, traceparent, lease_owner, claims,
-        kind, priority, slot_key, slot_max, queue_by, detail)
+        kind, priority, slot_key, slot_max, queue_by, detail, metered)
 SELECT d.tenant_id, d.execution_id, d.step, d.attempt, d.due_at, d.command_id, d.event_id, d.correlation_id, d.traceparent,
-       CASE WHEN d.taken THEN $11 END, d.taken::int, d.kind, d.priority, d.slot_key, d.slot_max, d.queue_by, d.detail::json
+       CASE WHEN d.taken THEN $11 END, d.taken::int, d.kind, d.priority, d.slot_key, d.slot_max, d.queue_by, d.detail::json,
+       d.metered
   FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::timestamptz[], $6::uuid[], $7::uuid[], $8::text[],
-              $9::text[], $10::bool[], $12::text[], $13::smallint[], $14::text[], $15::int[], $16::timestamptz[], $17::text[])
+              $9::text[], $10::bool[], $12::text[], $13::smallint[], $14::text[], $15::int[], $16::timestamptz[], $17::text[],
+              $18::text[])
        AS d (tenant_id, execution_id, step, attempt, due_at, command_id, event_id, correlation_id, traceparent, taken,
-             kind, priority, slot_key, slot_max, queue_by, detail)
+             kind, priority, slot_key, slot_max, queue_by, detail, metered)
  WHERE d.kind = 'child' OR NOT {_RECORDED}
     ON CONFLICT (tenant_id, execution_id, step, attempt) DO NOTHING
 RETURNING tenant_id, execution_id, step, attempt, lease_owner IS NOT NULL AS taken
 """  # noqa: S608 - constants only
 _COLUMNS = (
     "tenant_id", "execution_id", "step", "attempt", "due_at", "command_id", "event_id", "correlation_id", "traceparent",
-    "kind", "priority", "slot_key", "slot_max", "queue_by", "detail",
+    "kind", "priority", "slot_key", "slot_max", "queue_by", "detail", "metered",
 )  # fmt: skip
-_CLAIM = f"SELECT {', '.join(_COLUMNS)} FROM quantum.saga_claim($1, $2, $3, $4, $5, $6)"  # noqa: S608
+_CLAIM = f"SELECT {', '.join(_COLUMNS)} FROM quantum.saga_claim($1, $2, $3, $4, $5, $6, $7, $8)"  # noqa: S608
 _NEXT_DUE = """
-SELECT extract(epoch FROM min(due_at) - coalesce($1, now()))::float8 FROM quantum.saga_dispatches
- WHERE rank IS NULL AND lease_owner IS NULL AND due_at > coalesce($1, now())
+SELECT extract(epoch FROM least(
+           (SELECT min(due_at) FROM quantum.saga_dispatches
+             WHERE rank IS NULL AND lease_owner IS NULL AND due_at > coalesce($1, now())),
+           (SELECT min(empty_until) FROM quantum.saga_action_limits WHERE empty_until > coalesce($1, now()))
+       ) - coalesce($1, now()))::float8
 """
 _SLEEP = """
 UPDATE quantum.saga_dispatches AS d
@@ -53,7 +59,7 @@ UPDATE quantum.saga_dispatches AS d
        queue_by = coalesce($10, d.queue_by), offered_at = $11
  WHERE d.tenant_id = $1 AND d.execution_id = $2 AND d.step = $3 AND d.attempt = $4
 """
-_WAITS = "SELECT EXISTS (SELECT FROM quantum.saga_dispatches WHERE rank IS NOT NULL AND lease_owner IS NULL)"
+_WAITS = "SELECT tenant_id FROM quantum.saga_lanes('', '', $1)"
 _OF_KEYS = """
        unnest($1::text[], $2::text[], $3::text[], $4::int[]) AS k (tenant_id, execution_id, step, attempt)
  WHERE d.tenant_id = k.tenant_id AND d.execution_id = k.execution_id AND d.step = k.step AND d.attempt = k.attempt
@@ -61,11 +67,17 @@ _OF_KEYS = """
 _DELETE = f"DELETE FROM quantum.saga_dispatches AS d USING {_OF_KEYS}"  # noqa: S608
 _POSTPONE = f"""
 UPDATE quantum.saga_dispatches AS d
-   SET lease_owner = NULL, rank = NULL, due_at = now() + make_interval(secs => least(60, power(2, least(d.claims, 10)) / 2))
+   SET lease_owner = NULL, rank = NULL,
+       due_at = coalesce($6, now()) + make_interval(secs => least(60, power(2, least(d.claims, 10)) / 2))
   FROM {_OF_KEYS}
    AND d.lease_owner = $5
 """  # noqa: S608
 _DROP = """
+WITH ended AS (
+    DELETE FROM quantum.saga_admissions AS held
+     USING unnest($1::text[], $2::text[], $3::text[]) AS k (tenant_id, execution_id, step)
+     WHERE k.step IS NULL AND held.tenant_id = k.tenant_id AND held.execution_id = k.execution_id
+)
 DELETE FROM quantum.saga_dispatches AS gone WHERE gone.ctid = ANY (ARRAY(
     SELECT d.ctid FROM quantum.saga_dispatches AS d
       JOIN unnest($1::text[], $2::text[], $3::text[]) AS k (tenant_id, execution_id, step)
@@ -76,13 +88,15 @@ DELETE FROM quantum.saga_dispatches AS gone WHERE gone.ctid = ANY (ARRAY(
 _BEAT = """
 INSERT INTO quantum.saga_workers (worker, alive_until) VALUES ($1, clock_timestamp() + make_interval(secs => $2))
     ON CONFLICT (worker) DO UPDATE SET alive_until = excluded.alive_until
+RETURNING (SELECT array_agg(tenant_id) FROM quantum.saga_tenants WHERE steps_max IS NOT NULL)
 """
+_LANES_MAX = 256
 _PRUNE = "DELETE FROM quantum.saga_workers WHERE alive_until < now() - interval '1 minute'"
 _LEAVE = "DELETE FROM quantum.saga_workers WHERE worker = $1"
 _HELD = "SELECT tenant_id, execution_id, step, attempt FROM quantum.saga_dispatches WHERE lease_owner = $1"
 
 
-Kind = Literal["call", "callback", "pull", "gate", "expiry", "deadline", "child", "child_end", "stop_child"]
+Kind = Literal["call", "callback", "pull", "gate", "expiry", "deadline", "child", "child_end", "stop_child", "admission"]
 FIRST = 0
 """The priority of what costs nearly nothing: timers and children never wait behind calls."""
 
@@ -110,7 +124,13 @@ class Dispatch:
     slot_max: int | None = None
     queue_by: datetime | None = None
     detail: str | None = None
+    metered: str | None = None
     action: str = ""
+
+    @property
+    def is_unlimited(self) -> bool:
+        """True where no limit over all workers is on the row itself."""
+        return self.slot_key is None and self.metered is None and self.kind != "admission"
 
     @property
     def key(self) -> Key:
@@ -140,8 +160,11 @@ class Later:
 class Dispatches:
     """The table, seen by one worker. Raises the driver's errors; every call ends within `ALIVE_SECONDS`."""
 
-    def __init__(self, pool: Any, worker: str, clock: Clock | None = None) -> None:
-        self._pool, self._worker, self._clock = pool, worker, clock
+    def __init__(
+        self, pool: Any, worker: str, clock: Clock | None = None, *, installation: TenantLimits = NO_LIMITS
+    ) -> None:  # fmt: skip
+        """`installation`: the limits of tenants for which nothing else is set."""
+        self._pool, self._worker, self._clock, self._installation = pool, worker, clock, installation
 
     def _present(self) -> datetime | None:
         """The time for the database to go by; None for its own, which all workers share."""
@@ -156,10 +179,11 @@ class Dispatches:
     async def claim(self, limit: int, *, tenant_room: int, rooms: Mapping[str, int]) -> list[Dispatch]:
         """Leases up to `limit` rows that are due and nobody's, or a dead worker's, in the order that is fair.
 
-        Of each tenant at most `tenant_room`, or what `rooms` says of it.
+        Of each tenant at most `tenant_room`, or what `rooms` says of it; of each limit no more than it leaves.
         """
         rows = await self._fetch(
-            _CLAIM, self._worker, limit, tenant_room, list(rooms), list(rooms.values()), self._present()
+            _CLAIM, self._worker, limit, tenant_room, list(rooms), list(rooms.values()), self._present(),
+            self._installation.concurrent_steps, self._installation.concurrent_executions,
         )  # fmt: skip
         return [Dispatch(*row) for row in rows]
 
@@ -172,9 +196,10 @@ class Dispatches:
             terms = (offer.action, offer.work_seconds, offer.lease_seconds, later.due_at, offer.at)
             await self._fetch(_SLEEP, *key, later.kind, later.due_at, *terms)
 
-    async def anything_waits(self) -> bool:
-        """True where rows are due that nobody has taken."""
-        return bool((await self._fetch(_WAITS))[0][0])
+    async def waiting_tenants(self) -> frozenset[str] | None:
+        """The tenants of which rows are due that nobody has taken; None where they are too many to say."""
+        rows = await self._fetch(_WAITS, _LANES_MAX + 1)
+        return None if len(rows) > _LANES_MAX else frozenset([row[0] for row in rows])
 
     async def next_due_seconds(self) -> float | None:
         """Seconds until the next timer, or None where there is none."""
@@ -188,15 +213,15 @@ class Dispatches:
 
     async def postpone(self, keys: Sequence[Key]) -> None:
         """Gives attempts back, to be made again a little later: later each time, a minute at most."""
-        await self._fetch(_POSTPONE, *_columns(keys), self._worker)
+        await self._fetch(_POSTPONE, *_columns(keys), self._worker, self._present())
 
     async def drop(self, runs: Sequence[tuple[str, str, str | None]]) -> None:
         """Nothing of these (tenant, execution, run; None for every run) is to be done any more."""
         await self._fetch(_DROP, *[list(column) for column in zip(*runs, strict=True)])
 
-    async def beat(self) -> None:
-        """This worker is alive, for `ALIVE_SECONDS`."""
-        await self._fetch(_BEAT, self._worker, ALIVE_SECONDS)
+    async def beat(self) -> frozenset[str]:
+        """This worker is alive, for `ALIVE_SECONDS`. The tenants whose calls are counted over all workers."""
+        return frozenset((await self._fetch(_BEAT, self._worker, ALIVE_SECONDS))[0][0] or ())
 
     async def prune(self) -> None:
         """Forgets workers that died long ago."""

@@ -12,7 +12,6 @@ import contextlib
 import secrets
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 
 import structlog
@@ -22,14 +21,18 @@ from domain.values import ExecutionId, TenantId, execution_stream
 from event_store import codec
 from event_store.faults import DATABASE_FAULTS
 from event_store.records import StoreUnavailable
+from sagas.admissions import Admissions
 from sagas.attempts import Attempts, Call, Statistics, Trace, untraced
 from sagas.clock import Clock, now
 from sagas.dispatches import ALIVE_SECONDS, Dispatch, Dispatches, Key, Kind, Later
 from sagas.quickness import Quickness
 from sagas.reactions import NEVER, TOPICS, Cause, Drop, Reaction, react, settled
+from sagas.room import Limits, Room
 from sagas.wakes import Wakes
 from streaming.delivery import first_of
 from streaming.transport import Message, Transport
+
+__all__ = ["GROUP", "ExecutionSaga", "Limits"]
 
 GROUP = "saga.execution"
 _HEARTBEAT_SECONDS = 1.0
@@ -37,25 +40,17 @@ _CHECKS_AFTER_FAULT = 5
 _CLAIM_PAUSE_SECONDS = 0.005
 _FAULT_PAUSE_SECONDS = 0.5
 _QUICK_SECONDS_MAX = 0.02
+_LIMITS = Limits()
 _FAULTS: tuple[type[Exception], ...] = (*DATABASE_FAULTS, StoreUnavailable)
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How many calls run at once in this process, how many of one tenant, and how long they may go on after the stop."""
-
-    calls_max: int = 256
-    tenant_calls_max: int = 224
-    grace_seconds: float = 10.0
 
 
 class ExecutionSaga:
     """One worker. Any number of them, in any number of processes, share the work."""
 
     def __init__(
-        self, shell: Shell, transport: Transport, call: Call, *, limits: Limits = Limits(), trace: Trace = untraced,
+        self, shell: Shell, transport: Transport, call: Call, *, limits: Limits = _LIMITS, trace: Trace = untraced,
         clock: Clock | None = None, offered: Callable[[str], None] = lambda tenant_id: None,
     ) -> None:  # fmt: skip
         """`offered` is told of each tenant with new work for its modules' workers to fetch."""
@@ -63,11 +58,11 @@ class ExecutionSaga:
         self._shell, self._offered = shell, offered
         self._transport, self._limits, self._clock = transport, limits, clock or now
         self._attempts = Attempts(shell, call, self.statistics, trace, self._clock)
-        self._wakes = Wakes(shell, self._clock)
+        self._wakes, self._admissions = Wakes(shell, self._clock), Admissions(shell, self._clock)
         self.worker = secrets.token_hex(8)
-        self._dispatches = Dispatches(shell.store.platform_pool, self.worker, clock)
+        self._dispatches = Dispatches(shell.store.platform_pool, self.worker, clock, installation=limits.installation)
         self._running: dict[Key, tuple[Kind, asyncio.Task[None]]] = {}
-        self._of_tenant: dict[str, int] = {}
+        self._room = Room(limits)
         self._quickness = Quickness()
         self._rowless: set[Key] = set()
         self._unmade: set[Key] = set()
@@ -75,7 +70,7 @@ class ExecutionSaga:
         self._over: deque[Key] = deque()
         self._failed: deque[Key] = deque()
         self._look, self._clean = asyncio.Event(), asyncio.Event()
-        self._backlog, self._stopping = True, False
+        self._stopping = False
         self._next_due, self._checks_due = 0.0, 0
         self._not_running: set[Key] = set()
 
@@ -140,7 +135,7 @@ class ExecutionSaga:
         stream brings its event again. So such calls are made first; what is not over after a moment gets its row then.
         """
         present = self._clock()
-        take = self._taken_at_once(dispatches, present)
+        take = [False] * len(dispatches) if self._stopping else self._room.taken_at_once(dispatches, present)
         quick = [
             dispatch for dispatch, taken in zip(dispatches, take, strict=True)
             if taken and dispatch.kind == "call" and dispatch.key not in self._running and self._quickness.is_quick(dispatch)
@@ -195,20 +190,6 @@ class ExecutionSaga:
             elif dispatch.key in stored:
                 self._due_at(asyncio.get_running_loop().time() + (dispatch.due_at - present).total_seconds())
 
-    def _taken_at_once(self, dispatches: Sequence[Dispatch], present: datetime) -> list[bool]:
-        """Which of the new rows this worker takes without asking: none while others wait, and no tenant more than its room."""
-        free = 0 if self._stopping or self._backlog else self._limits.calls_max - len(self._running)
-        running = dict(self._of_tenant)
-        take: list[bool] = []
-        for dispatch in dispatches:
-            count = running.get(dispatch.tenant_id, 0)
-            fits = free > 0 and dispatch.due_at <= present and dispatch.slot_key is None and count < self._limits.tenant_calls_max
-            take.append(fits)
-            if fits:
-                free -= 1
-                running[dispatch.tenant_id] = count + 1
-        return take
-
     async def _drop(self, drops: Sequence[Drop]) -> None:
         await self._dispatches.drop([(drop.tenant_id, drop.execution_id, drop.step) for drop in drops])
         whole = {(drop.tenant_id, drop.execution_id) for drop in drops if drop.step is None}
@@ -216,13 +197,14 @@ class ExecutionSaga:
         for key, (kind, task) in self._running.items():
             if kind == "call" and (key[:2] in whole or key[:3] in runs):
                 task.cancel()
+        self._look_again([(drop.tenant_id,) for drop in drops])
 
     def _start(self, dispatch: Dispatch) -> None:
         if dispatch.key in self._running:
             return
         task = asyncio.create_task(self._make(dispatch), name=f"attempt-{dispatch.step}")
         self._running[dispatch.key] = (dispatch.kind, task)
-        self._of_tenant[dispatch.tenant_id] = self._of_tenant.get(dispatch.tenant_id, 0) + 1
+        self._room.enter(dispatch.tenant_id)
         task.add_done_callback(lambda _task: self._made(dispatch))
 
     async def _make(self, dispatch: Dispatch) -> None:
@@ -262,6 +244,8 @@ class ExecutionSaga:
                     return
             case "callback" | "pull":
                 await self._attempts.expire(dispatch)
+            case "admission":
+                await self._admissions.admit(dispatch)
             case _:
                 if not await self._wakes.make(dispatch):
                     await self._dispatches.sleep(dispatch.key, Later(dispatch.kind, NEVER))
@@ -273,17 +257,17 @@ class ExecutionSaga:
 
     def _made(self, dispatch: Dispatch) -> None:
         self._running.pop(dispatch.key, None)
-        left = self._of_tenant.get(dispatch.tenant_id, 1) - 1
-        if left:
-            self._of_tenant[dispatch.tenant_id] = left
-        else:
-            self._of_tenant.pop(dispatch.tenant_id, None)
-        if self._backlog:
-            self._look.set()
+        self._room.leave(dispatch.tenant_id)
+        self._look_again([dispatch.key])
 
     def wake(self) -> None:
         """The time has changed by more than passing (an injected clock was set): look now."""
         self._due_at(0.0)
+
+    def _look_again(self, over: Sequence[tuple[str, ...] | Key]) -> None:
+        """Something of these tenants' is over, which may be what others of them wait for."""
+        if self._room.is_awaited([key[0] for key in over]):
+            self.wake()
 
     def _due_at(self, when: float) -> None:
         """Something is to be taken from the table at `when` on the loop's clock."""
@@ -297,11 +281,10 @@ class ExecutionSaga:
         while not stop.is_set():
             self._look.clear()
             self._next_due = loop.time() + _HEARTBEAT_SECONDS
-            free = self._limits.calls_max - len(self._running)
-            if free > 0:
+            if (free := self._room.free) > 0:
                 try:
                     taken = await self._claim(free)
-                    if not self._backlog and (seconds := await self._dispatches.next_due_seconds()) is not None:
+                    if not self._room.backlog and (seconds := await self._dispatches.next_due_seconds()) is not None:
                         self._next_due = min(self._next_due, loop.time() + max(seconds, 0.0))
                 except _FAULTS as fault:
                     log.warning("due attempts cannot be claimed; trying again", fault=repr(fault))
@@ -311,25 +294,22 @@ class ExecutionSaga:
                 for dispatch in taken:
                     self._start(dispatch)
             else:
-                self._backlog = True
+                self._room.backlog = True
             await first_of(_CLAIM_PAUSE_SECONDS, stop)
             await self._wait_until_due(stop)
 
     async def _claim(self, free: int) -> list[Dispatch]:
         most = self._limits.tenant_calls_max
-        rooms = {tenant: max(0, most - count) for tenant, count in self._of_tenant.items()}
-        taken = await self._dispatches.claim(free, tenant_room=most, rooms=rooms)
-        self._backlog = len(taken) == free or await self._dispatches.anything_waits()
+        taken = await self._dispatches.claim(free, tenant_room=most, rooms=self._room.of_tenants())
+        waits = None if len(taken) == free else await self._dispatches.waiting_tenants()
+        self._room.backlog, self._room.waits = waits is None, waits or frozenset()
         return taken
 
     async def _wait_until_due(self, stop: asyncio.Event) -> None:
         loop = asyncio.get_running_loop()
         while not stop.is_set() and (seconds := self._next_due - loop.time()) > 0:
             await first_of(seconds, stop, self._look)
-            if self._look.is_set():
-                if self._backlog:
-                    return
-                self._look.clear()
+            self._look.clear()
 
     async def _keep_alive(self) -> None:
         loop = asyncio.get_running_loop()
@@ -351,7 +331,7 @@ class ExecutionSaga:
 
     async def _beat_once(self) -> bool:
         try:
-            await self._dispatches.beat()
+            self._room.limited = await self._dispatches.beat()
         except _FAULTS as fault:
             log.warning("the saga's heartbeat failed", fault=repr(fault))
             return False
@@ -391,6 +371,7 @@ class ExecutionSaga:
                 await settle(keys)
                 for _ in keys:
                     queue.popleft()
+                self._look_again(keys)
 
 
 async def _ended(tasks: Sequence[asyncio.Task[None]]) -> None:

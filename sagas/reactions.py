@@ -2,7 +2,7 @@
 """What the execution saga does about an event: a pure function from the event to reactions."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 from uuid import UUID
@@ -14,20 +14,20 @@ from domain.execution_events import (
     ExecutionCancelled,
     ExecutionCompleted,
     ExecutionFailed,
+    ExecutionQueued,
     ExecutionStarted,
     ExecutionTerminated,
-    Parent,
     StepCancelled,
-    StepLimits,
     StepRetrying,
     StepStarted,
     StepWaiting,
 )
+from domain.execution_terms import Parent, StepLimits
 from event_store import codec
 from event_store.ids import derived_id
 from sagas.dispatches import FIRST, Dispatch, Kind
 
-_EVENTS = (ExecutionStarted, StepStarted, StepRetrying, StepWaiting, StepCancelled, *ENDS)
+_EVENTS = (ExecutionStarted, ExecutionQueued, StepStarted, StepRetrying, StepWaiting, StepCancelled, *ENDS)
 TOPICS = frozenset(codec.topic_of(event) for event in _EVENTS)
 NEVER = datetime(9999, 1, 1, tzinfo=UTC)
 """When something is due that waits for others alone."""
@@ -63,6 +63,11 @@ class Drop:
 Reaction = Dispatch | Drop
 
 
+def admission_row(turn: int) -> int:
+    """Stands for the attempt in the row of an execution that waits for its turn."""
+    return -1 - turn
+
+
 def outcome_command_id(tenant_id: str, execution_id: str, step: str, attempt: int) -> UUID:
     """The id of the command that records an attempt's outcome: one attempt, one command, whoever records it."""
     return derived_id(_NAMESPACE, f"{tenant_id}\n{execution_id}\n{step}\n{attempt}")
@@ -75,6 +80,8 @@ def react(cause: Cause, event: Any) -> list[Reaction]:
             if options is None or options.deadline_at is None:
                 return []
             return [_other(cause, "deadline", execution, "", 0, options.deadline_at, None)]
+        case ExecutionQueued(execution_id=execution, turn=turn, priority=priority, at=at):
+            return [replace(_other(cause, "admission", execution, "", admission_row(turn), at, None), priority=priority)]
         case StepStarted(execution_id=execution, step=step, action=action, attempt=attempt, at=at, limits=limits):
             started: list[Reaction] = [_call(cause, execution, step, attempt, at, limits, action)]
             if limits is not None and limits.expires_at is not None:
@@ -156,7 +163,7 @@ def _call(
     command_id, limits = outcome_command_id(cause.tenant_id, execution, step, attempt), limits or _NO_LIMITS
     return Dispatch(
         cause.tenant_id, execution, step, attempt, due_at, command_id, cause.event_id, cause.correlation_id, cause.traceparent,
-        "call", limits.priority, limits.slot_key, limits.slot_max, limits.queue_by, action=action,
+        "call", limits.priority, limits.slot_key, limits.slot_max, limits.queue_by, metered=limits.metered, action=action,
     )  # fmt: skip
 
 

@@ -28,9 +28,10 @@ from event_store import codec
 from event_store.faults import DATABASE_FAULTS
 from event_store.ids import derived_id
 from event_store.records import StoreUnavailable, StreamBusy
+from sagas.admissions import Admissions
 from sagas.clock import Clock, now
 from sagas.dispatches import Dispatch, Dispatches
-from sagas.reactions import CHILD_END, Cause, outcome_command_id, react
+from sagas.reactions import CHILD_END, Cause, admission_row, outcome_command_id, react
 
 ROUND_SECONDS = 5.0
 ROUND_EXECUTIONS_MAX = 200
@@ -89,6 +90,8 @@ def reasons_to_wake(state: Execution) -> set[RunKey]:
         reasons.add((run_id, run.attempts if run.waiting is None else -1 - run.waiting.gate))
         if run.limits is not None and run.limits.expires_at is not None:
             reasons.add((run_id, 0))
+    if state.is_queued:
+        reasons.add(("", admission_row(state.turns)))
     if state.options.deadline_at is not None and state.status in ("running", "paused"):
         reasons.add(("", 0))
     return reasons
@@ -102,7 +105,7 @@ class StallCheck:
     ) -> None:
         self._shell, self._store, self._clock = shell, shell.store, clock
         self._grace_seconds, self._round_seconds = grace_seconds, round_seconds
-        self._dispatches = Dispatches(shell.store.platform_pool, "")
+        self._dispatches, self._admissions = Dispatches(shell.store.platform_pool, ""), Admissions(shell, clock)
         self.statistics = Statistics()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -154,6 +157,7 @@ class StallCheck:
         stalled = 0
         for tenant_id, execution_id in rows:
             stalled += await self._check_one(TenantId(tenant_id), ExecutionId(execution_id))
+        await self._admissions.release_ended(self._grace_seconds)
         return stalled
 
     async def _check_one(self, tenant_id: TenantId, execution_id: ExecutionId) -> bool:
@@ -166,13 +170,14 @@ class StallCheck:
             return False
         if self._clock() - state.updated_at < timedelta(seconds=self._grace_seconds):
             return False  # what has just happened may not have been reacted to yet
+        await self._admissions.hold(tenant_id, state)
         rows = await self._store.platform_pool.fetch(_ROWS, tenant_id, execution_id)
         wanted = reasons_to_wake(state) | await self._children_to_hear_of(tenant_id, state)
         missing = wanted - {(row[0], row[1]) for row in rows}
         if missing:
             recorded = await self._recorded(tenant_id, execution_id, missing)
             missing -= recorded
-        has_nothing_to_do = state.active == 0 and state.status != "paused"
+        has_nothing_to_do = state.active == 0 and state.status != "paused" and not state.is_queued
         if not missing and not has_nothing_to_do:
             return False
         if (await self._store.load(tenant_id, stream, execution.evolve)).version != loaded.version:

@@ -18,7 +18,7 @@ from commands.execution import (
 from commands.handle import NAME_SCOPE, Envelope, Shell, handle
 from domain import execution
 from domain.execution import ENDED, Execution
-from domain.execution_events import Parent
+from domain.execution_terms import Parent
 from domain.refusals import (
     ExecutionExists,
     ExecutionHasEnded,
@@ -66,8 +66,8 @@ class Wakes:
                 return await self._begin_child(dispatch, detail)
             case "child_end":
                 await self._hear_of_child(dispatch, detail)
-            case "call" | "callback" | "pull":
-                raise AssertionError("calls are made by `Attempts`")
+            case "call" | "callback" | "pull" | "admission":
+                raise AssertionError("calls are made by `Attempts`, and executions let in by `Admissions`")
         return True
 
     def _execution(self, dispatch: Dispatch) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from sagas.clock import Clock
 from sagas.dispatches import Dispatch
 
 _SECONDS_MAX = 10.0
-_COLUMNS = """execution_id, step, attempt, due_at, command_id, event_id, correlation_id, traceparent, priority, slot_key, queue_by,
-              lease_token, lease_until, lease_seconds, claims, action"""
+_COLUMNS = """execution_id, step, attempt, due_at, command_id, event_id, correlation_id, traceparent, priority, slot_key,
+              queue_by, lease_token, lease_until, lease_seconds, claims, action"""
 _FETCH = f"SELECT {_COLUMNS} FROM quantum.fetch_work($1, $2, $3, $4)"  # noqa: S608 - constants only
 _NEXT = "SELECT quantum.next_work_seconds($1, $2, $3)"
 _HOLD = f"SELECT {_COLUMNS} FROM quantum.hold_work($1, $2, $3, $4, $5, $6, $7)"  # noqa: S608

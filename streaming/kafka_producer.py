@@ -38,8 +38,7 @@ class KafkaPublisher:
             try:
                 async with asyncio.timeout(self._settings.publish_seconds_max):
                     producer = self._producer or await self._start()
-                    for part in self._parts(messages):
-                        await self._send(producer, part)
+                    await self._send_parts(producer, self._parts(messages))
             except BaseException as fault:
                 # Whatever is not acknowledged by now is sent again by the caller, and must not be sent by this producer as well.
                 await self.close()
@@ -62,6 +61,20 @@ class KafkaPublisher:
         self._producer = producer
         await producer.start()
         return producer
+
+    async def _send_parts(self, producer: AIOKafkaProducer, parts: Iterator[list[Record]]) -> None:
+        """One part after the other is acknowledged; while that is waited for, the next one is encoded."""
+        part = next(parts, None)
+        while part is not None:
+            sending = asyncio.create_task(self._send(producer, part))
+            try:
+                await asyncio.sleep(0)  # lets it begin
+                part = next(parts, None)
+                await sending
+            except BaseException:
+                sending.cancel()
+                await asyncio.gather(sending, return_exceptions=True)
+                raise
 
     def _parts(self, messages: Sequence[Message]) -> Iterator[list[Record]]:
         """The records in order, in parts that one request can carry, whatever partitions they go to."""

@@ -19,7 +19,7 @@ import structlog
 
 from event_store.faults import DATABASE_FAULTS
 from event_store.records import StoreUnavailable
-from event_store.store import EventStore
+from event_store.store import EventStore, LogPage
 from streaming.transport import Message, Transport
 
 _LOCK = "SELECT pg_advisory_lock(20826, hashtext($1))"
@@ -50,6 +50,33 @@ class Statistics:
 
 class _LostLead(ConnectionError):
     """Another relay has moved the checkpoint."""
+
+
+class _Reading:
+    """Pages of the log. While there is more, the next one is read while the one before is published: one, and never more."""
+
+    def __init__(self, store: EventStore, limit: int) -> None:
+        self._store, self._limit = store, limit
+        self._after = -1
+        self._ahead: asyncio.Task[LogPage] | None = None
+
+    async def page(self, after: int) -> LogPage:
+        """The events behind a position; raises `StoreUnavailable`."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and self._after == after:
+            page = await ahead
+        else:
+            page = await self._store.read_log(after, limit=self._limit)
+        if len(page.events) == self._limit:
+            self._after = page.next
+            self._ahead = asyncio.create_task(self._store.read_log(page.next, limit=self._limit), name="relay reads ahead")
+        return page
+
+    async def close(self) -> None:
+        """Gives up what is being read."""
+        if self._ahead is not None:
+            self._ahead.cancel()
+            await asyncio.gather(self._ahead, return_exceptions=True)
 
 
 class Relay:
@@ -115,20 +142,24 @@ class Relay:
         position, stored_at = stored, loop.time()
         self.statistics.position = position
         log.info("the relay leads", relay=self._name, position=position)
-        while not stop.is_set():
-            generation = self._store.wakeups.generation
-            moved = False
-            if not self._transport.reads_the_log:
-                page = await self._store.read_log(position, limit=self._batch_max)
-                moved = page.next > position
-                if page.events and not await self._publish([Message.of(event) for event in page.events], connection, stop):
-                    break
-                position = self.statistics.position = page.next
-            if position > stored and (not moved or loop.time() - stored_at > _CHECKPOINT_SECONDS):
-                await self._move(connection, stored, position)
-                stored, stored_at = position, loop.time()
-            if not moved:
-                await self._idle(connection, generation, stop)
+        reading = _Reading(self._store, self._batch_max)
+        try:
+            while not stop.is_set():
+                generation = self._store.wakeups.generation
+                moved = False
+                if not self._transport.reads_the_log:
+                    page = await reading.page(position)
+                    moved = page.next > position
+                    if page.events and not await self._publish([Message.of(event) for event in page.events], connection, stop):
+                        break
+                    position = self.statistics.position = page.next
+                if position > stored and (not moved or loop.time() - stored_at > _CHECKPOINT_SECONDS):
+                    await self._move(connection, stored, position)
+                    stored, stored_at = position, loop.time()
+                if not moved:
+                    await self._idle(connection, generation, stop)
+        finally:
+            await reading.close()
         if position > stored:
             await self._move(connection, stored, position)
 

@@ -206,6 +206,7 @@ class Execution(BaseModel):
     version: int = Field(ge=1)
     tenant_id: str = Field(examples=["tenant-123"])
     status: ExecutionStatus
+    queued: bool = Field(description="It waits for its turn: as many executions are under way as the tenant may have.")
     target: str = Field(examples=["production"])
     inputs: dict[str, Any]
     priority: int = Field(ge=1, le=5)
@@ -230,7 +231,7 @@ ExecutionEventType = Literal[
     "signal_received", "resource_provisioned", "resource_released", "cancellation_requested", "compensation_started",
     "compensation_failed", "execution_failing", "execution_completed", "execution_failed", "execution_cancelled",
     "execution_terminated", "execution_paused", "execution_resumed", "execution_retried", "execution_rerun",
-    "execution_stalled",
+    "execution_stalled", "execution_queued", "execution_admitted",
 ]  # fmt: skip
 
 

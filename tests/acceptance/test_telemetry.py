@@ -12,6 +12,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from projections.catalogue import READ_MODELS
 from tests.acceptance.http_modules import http_module
 from tests.acceptance.outside import API, Outside, Tenant, assert_problem, token
 from tests.acceptance.trace_collector import Collector, trace_collector

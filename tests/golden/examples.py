@@ -11,19 +11,19 @@ from domain.execution_events import (
     CancellationRequested,
     CompensationFailed,
     CompensationStarted,
+    ExecutionAdmitted,
     ExecutionCancelled,
     ExecutionCompleted,
     ExecutionFailed,
     ExecutionFailing,
     ExecutionPaused,
+    ExecutionQueued,
     ExecutionRerun,
     ExecutionResumed,
     ExecutionRetried,
     ExecutionStalled,
     ExecutionStarted,
     ExecutionTerminated,
-    Options,
-    Parent,
     ResourceProvisioned,
     ResourceReleased,
     SignalReceived,
@@ -34,13 +34,13 @@ from domain.execution_events import (
     StepExpanded,
     StepFailed,
     StepFallingBack,
-    StepLimits,
     StepRejected,
     StepRetrying,
     StepSkipped,
     StepStarted,
     StepWaiting,
 )
+from domain.execution_terms import Options, Parent, StepLimits
 from domain.intent import (
     IntentActivated,
     IntentArchived,
@@ -51,7 +51,7 @@ from domain.intent import (
     IntentSchedulePaused,
     IntentScheduleResumed,
 )
-from domain.module import Action, ModuleChanged, ModuleRegistered, ModuleRemoved, RetryPolicy, Transport
+from domain.module import Action, ModuleChanged, ModuleRegistered, ModuleRemoved, Rate, RetryPolicy, Transport
 from domain.plan import Child, Control, ForEach, Gate, PlannedStep, Work
 from domain.pull_subscription import PullStart, PullSubscriptionCreated, PullSubscriptionDeleted, PullTerms
 from domain.subscription import (
@@ -102,18 +102,29 @@ _ERROR = {"code": "timeout", "message": "No answer within 30 s.", "details": {"a
 _RETRY = RetryPolicy(attempts_max=3, initial_seconds=0.5, backoff=2.0, cap_seconds=30.0)
 _PARENT = Parent(ExecutionId("01936b0e-5c00-7000-8000-000000000006"), StepId("rollout"))
 _CHILD = ExecutionId("01936b0e-5c00-7000-8000-000000000007")
-_STEP_LIMITS = StepLimits(1, _AT + timedelta(minutes=1), _AT + timedelta(hours=1), "cluster-eu", 2)
-_WORK = Work(ActionName("remove-image"), ModuleName("sandbox"), {"image": "myapp:latest"}, 60.0, _RETRY)
+_STEP_LIMITS = StepLimits(
+    1, _AT + timedelta(minutes=1), _AT + timedelta(hours=1), "cluster-eu", 2, ActionName("deploy-to-kubernetes")
+)
+_WORK = Work(ActionName("remove-image"), ModuleName("sandbox"), {"image": "myapp:latest"}, 60.0, _RETRY, True)
 _CONTROL = Control(
     "inputs.replicas > 0", 1, True, (
         Gate("wait", 5.0), Gate("approval", "${{ inputs.patience }}", None, "fail", ("operator",), None, "Really?"),
         Gate("signal", None, None, "skip", (), "go"),
     ),
     "workflow", Child("release", 3, {"image": "${{ item }}"}), ForEach(["a", "b"], 2), True, _WORK, _WORK, 10.0, 600.0, 30.0,
-    "cluster-${{ inputs.region }}", 2,
+    "cluster-${{ inputs.region }}", 2, True,
 )  # fmt: skip
 _ACTIONS = (
-    Action(ActionName("build-docker-image"), {"type": "object"}, {"type": "object", "required": ["digest"]}, 120.0, _RETRY),
+    Action(
+        ActionName("build-docker-image"),
+        {"type": "object"},
+        {"type": "object", "required": ["digest"]},
+        120.0,
+        _RETRY,
+        ActionName("remove-image"),
+        Rate(10, 1.5),
+        5,
+    ),
     Action(ActionName("push-to-registry")),
 )
 _SIGNED = Transport("http", url="https://modules.example.com/azure", secret="secret://azure-signing")
@@ -199,4 +210,6 @@ EXAMPLES: tuple[DomainEvent, ...] = (
     ExecutionRerun(_EXECUTION, _BUILD, (_BUILD, _DEPLOY), _AT),
     CustomEventEmitted(_EXECUTION, _DEPLOY, "order.placed", {"total": 120, "lines": [{"sku": "a"}]}, _AT),
     ExecutionStalled(_EXECUTION, ("a dispatch of step-1",), _AT),
+    ExecutionQueued(_EXECUTION, 2, 4, _AT),
+    ExecutionAdmitted(_EXECUTION, _AT),
 )  # fmt: skip

@@ -1,5 +1,5 @@
 # intent_ref: tests.transport-contract
-"""Three consumers join and leave a group during load, over every engine: no gap, few repeats, ownership that settles and is still."""
+"""Three consumers join and leave a group during load, over every engine: no gap, few repeats, and ownership that settles."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -71,7 +71,7 @@ class Group:
         self._since[stream] = self._since.get(stream, 0) + 1
 
     def has_stood(self, rounds: int) -> bool:
-        """Whether of every stream so many events have come since a member came or went, or the stream moved; all members have some."""
+        """Whether all members have streams, and of each so many events have come since it moved, or a member came or went."""
         stood = len(self._since) == STREAMS and min(self._since.values()) >= rounds
         return stood and set(self.owners.values()) == self.members
 

@@ -186,8 +186,8 @@ def again(play: Play) -> Execution | None:
 
 def told(event: ExecutionEvent) -> str:
     """An event in a line."""
-    line: Callable[[Any], str] = _LINES[type(event)]
-    return line(event)
+    line: Callable[[Any], str] | None = _LINES.get(type(event))
+    return type(event).__name__ if line is None else line(event)
 
 
 def _numbered(attempt: int) -> str:
@@ -224,5 +224,7 @@ _LINES: dict[type[Any], Callable[[Any], str]] = {
     happened.ExecutionRetried: lambda e: f"retry {' '.join(e.steps)}".strip(),
     happened.ExecutionRerun: lambda e: f"rerun {' '.join(e.steps)}",
     happened.ExecutionStalled: lambda e: f"stalled {' '.join(e.missing)}",
+    happened.ExecutionQueued: lambda e: f"queued {e.turn}",
+    happened.ExecutionAdmitted: lambda e: "admitted",
 }
 OTHER_INTENT = IntentId("0199-other")

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from domain.execution_events import ExecutionCancelled, ExecutionCompleted, ExecutionTerminated, Parent, StepWaiting
+from domain.execution_events import ExecutionCancelled, ExecutionCompleted, ExecutionTerminated, StepWaiting
+from domain.execution_terms import Parent
 from domain.refusals import IntentNotExecutable, StepNotWaiting
 from domain.values import ExecutionId, StepId
 from tests.unit.execution_play import Play

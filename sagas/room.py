@@ -1,0 +1,84 @@
+# intent_ref: sagas.limits
+"""The places of one worker: how many calls it has, of whom they are, and what it may take on without asking the table."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from domain.tenant_limits import NO_LIMITS, TenantLimits
+from sagas.dispatches import Dispatch
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How many calls run at once in this process, how many of one tenant, and how long they may go on after the stop.
+
+    `installation`: what holds for all of a tenant's calls, in whatever process, unless something else is set for the tenant.
+    """
+
+    calls_max: int = 256
+    tenant_calls_max: int = 224
+    grace_seconds: float = 10.0
+    installation: TenantLimits = NO_LIMITS
+
+
+class Room:
+    """Counts calls by tenant. `backlog`: more is due than there are places, so nothing is taken past those that wait.
+
+    `waits` are the tenants of which rows are due and not taken, be it by a limit: what is new of theirs stands in line behind.
+    `limited` are those whose calls are counted over all workers: what is new of theirs is for the table to give out.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._of_tenant: dict[str, int] = {}
+        self._count = 0
+        self.backlog = True
+        self.waits: frozenset[str] = frozenset()
+        self.limited: frozenset[str] = frozenset()
+
+    @property
+    def free(self) -> int:
+        """Places nobody has."""
+        return self._limits.calls_max - self._count
+
+    def enter(self, tenant_id: str) -> None:
+        """A call of the tenant's begins."""
+        self._count += 1
+        self._of_tenant[tenant_id] = self._of_tenant.get(tenant_id, 0) + 1
+
+    def leave(self, tenant_id: str) -> None:
+        """It is over."""
+        self._count -= 1
+        left = self._of_tenant.get(tenant_id, 1) - 1
+        if left:
+            self._of_tenant[tenant_id] = left
+        else:
+            self._of_tenant.pop(tenant_id, None)
+
+    def of_tenants(self) -> dict[str, int]:
+        """How many more of each tenant that has any; of others there may be `tenant_calls_max`."""
+        return {tenant: max(0, self._limits.tenant_calls_max - count) for tenant, count in self._of_tenant.items()}
+
+    def is_awaited(self, tenant_ids: Iterable[str]) -> bool:
+        """True where something may be taken now that something of these tenants' is over."""
+        return self.backlog or not self.waits.isdisjoint(tenant_ids)
+
+    def taken_at_once(self, dispatches: Sequence[Dispatch], present: datetime) -> list[bool]:
+        """Which of the new rows this worker takes without asking: none while others wait, no tenant's beyond its room, and none
+        that has a limit over all workers."""
+        if self._limits.installation.concurrent_steps is not None:
+            return [False] * len(dispatches)
+        free = 0 if self.backlog else self.free
+        running = dict(self._of_tenant)
+        take: list[bool] = []
+        for dispatch in dispatches:
+            tenant_id = dispatch.tenant_id
+            count = running.get(tenant_id, 0)
+            fits = free > 0 and dispatch.due_at <= present and dispatch.is_unlimited and count < self._limits.tenant_calls_max
+            fits = fits and tenant_id not in self.waits and tenant_id not in self.limited
+            take.append(fits)
+            if fits:
+                free -= 1
+                running[tenant_id] = count + 1
+        return take
