@@ -1,5 +1,5 @@
 # intent_ref: access.tenants
-"""Which tenants are registered, and which are suspended: asked of the log once, then followed.
+"""Which tenants are registered, which are suspended, and what their limits are: asked of the log once, then followed.
 
 A tenant that is not known is asked for again each time, so that a registration counts at once everywhere. What is known is
 dropped as soon as the log says that something happened to the tenant.
@@ -13,7 +13,8 @@ from typing import Final
 import structlog
 
 from domain import tenant
-from domain.tenant import TenantStatus
+from domain.tenant import Tenant, TenantStatus
+from domain.tenant_limits import NO_LIMITS, TenantLimits
 from domain.values import TenantId, tenant_stream
 from event_store.codec import TOPICS
 from event_store.store import EventStore
@@ -27,11 +28,11 @@ log = structlog.get_logger(__name__)
 
 
 class TenantDirectory:
-    """Statuses of tenants by id, least recently used first out. `start` follows the log, `close` ends it."""
+    """Tenants by id, least recently used first out. `start` follows the log, `close` ends it."""
 
     def __init__(self, store: EventStore) -> None:
         self._store = store
-        self._known: OrderedDict[TenantId, TenantStatus] = OrderedDict()
+        self._known: OrderedDict[TenantId, Tenant] = OrderedDict()
         self._changes = 0
         self._task: asyncio.Task[None] | None = None
         self._follows = False
@@ -50,6 +51,15 @@ class TenantDirectory:
 
     async def status(self, tenant_id: TenantId) -> TenantStatus | None:
         """The tenant's status, or None when it is not registered. Raises `StoreUnavailable`."""
+        found = await self._tenant(tenant_id)
+        return None if found is None else found.status
+
+    async def limits(self, tenant_id: TenantId) -> TenantLimits:
+        """The limits that are set for the tenant. Raises `StoreUnavailable`."""
+        found = await self._tenant(tenant_id)
+        return NO_LIMITS if found is None else found.limits
+
+    async def _tenant(self, tenant_id: TenantId) -> Tenant | None:
         known = self._known.get(tenant_id)
         if known is not None and self._follows:
             self._known.move_to_end(tenant_id)
@@ -60,10 +70,10 @@ class TenantDirectory:
             return None
         # Something that happened while the log was read may be missing from the answer: it is good once, not to keep.
         if self._follows and changes == self._changes:
-            self._known[tenant_id] = loaded.state.status
+            self._known[tenant_id] = loaded.state
             if len(self._known) > TENANTS_KNOWN_MAX:
                 self._known.popitem(last=False)
-        return loaded.state.status
+        return loaded.state
 
     def forget(self, tenant_id: TenantId) -> None:
         """The tenant has just changed: ask the log about it next time."""

@@ -45,11 +45,12 @@ def rerun(turn: Turn, step: StepId) -> None:
         raise ExecutionNotEnded(state.execution_id, state.status)
     if step not in state.plan.by_id:
         raise NotFound("step", step, f"of the execution {state.execution_id}")
-    after = state.plan.descendants(step)
+    undone = {step_of_run(run_id) for run_id, run in state.runs.items() if run.status in ("compensated", "compensating")}
+    after = {later for one in (step, *undone) for later in state.plan.descendants(one)}
     unfinished = {"pending", "cancelled", "failed", "compensated", "compensating"}
     again = tuple([
         one.id for one in state.plan.steps
-        if one.id == step or one.id in after
+        if one.id == step or one.id in after or one.id in undone
         or (state.runs[one.id].status in unfinished and not _is_lived_with(state, one.id, state.runs[one.id]))
     ])  # fmt: skip
     turn.add(ExecutionRerun(state.execution_id, step, again, turn.at))

@@ -35,7 +35,7 @@ from domain.execution_events import ExecutionStarted
 from domain.intent import Intent
 from domain.module import Modules
 from domain.pull_subscription import PullSubscriptions
-from domain.refusals import ExecutionExists, IntentNameTaken, NotFound, Refusal
+from domain.refusals import ExecutionExists, IntentNameTaken, LimitReached, NotFound, Refusal
 from domain.subscription import Subscriptions
 from domain.tenant import Tenant
 from domain.values import (
@@ -81,13 +81,23 @@ class IdempotencyKeyReused(Refusal):
         super().__init__(self.__doc__)
 
 
+MayStart = Callable[[TenantId], Awaitable[bool]]
+"""Asked before an execution starts that is no part of another: whether it waits for its turn. Raises `LimitReached`."""
+
+
+async def unlimited(tenant_id: TenantId) -> bool:
+    """Every execution begins at once."""
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Shell:
-    """What every command needs: the log, the modules that come with the platform, and the rules of definitions."""
+    """What every command needs: the log, the modules that come with the platform, the rules of definitions, and of starts."""
 
     store: EventStore
     builtin: Modules
     rules: Rules
+    may_start: MayStart = unlimited
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,6 +282,15 @@ async def _start_execution(shell: Shell, command: StartExecution, envelope: Enve
         return Decided(turn.events, turn.state)
 
     stream = execution_stream(command.execution_id)
+    if command.parent is None:
+        try:
+            if await shell.may_start(envelope.tenant_id):
+                command = command.model_copy(update={"queues": True})
+        except LimitReached:
+            replay = await _replayed(shell.store, envelope, execution.evolve)
+            if replay is None:
+                raise
+            return replay
     return await _obey(shell, envelope, stream, execution.evolve, decided, is_new=True)
 
 

@@ -88,6 +88,8 @@ def action_document(action: Action) -> dict[str, Any]:
         "output_schema": action.output_schema,
         "timeout": action.timeout_seconds,
         "retry": None if action.retry is None else retry_document(action.retry),
+        "rate": None if action.rate is None else {"max": action.rate.max, "per": action.rate.per_seconds},
+        "concurrency": action.concurrency,
     }
 
 

@@ -340,7 +340,7 @@ def _again(state: Execution, run_ids: Iterable[StepId], at: datetime, *, keeps_i
     undoable = tuple([run_id for run_id in state.undoable if runs[run_id].status == "completed"])
     return changed(
         _recounted(state, runs), status="running", error=None, completed_at=None, updated_at=at, undoable=undoable,
-        undoing=(), not_undone=(), cause=None, reason=None, result=None,
+        undoing=(), not_undone=(), cause=None, reason=None, result=None, is_queued=False,
     )  # fmt: skip
 
 

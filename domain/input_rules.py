@@ -19,6 +19,9 @@ LABEL_KEY_CHARS_MAX = 63
 LABEL_VALUE_CHARS_MAX = 256
 ACTIONS_MAX = 200
 URL_CHARS_MAX = 2_000
+CONCURRENCY_MAX = 100_000
+RATE_MAX = 1_000_000
+RATE_SECONDS_MIN = 0.1
 _LABEL_KEY = re.compile(r"[A-Za-z0-9._/-]{1,63}")
 _ACTION_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _SECRET_REFERENCE = re.compile(
@@ -95,8 +98,21 @@ def _action_faults(action: Action, place: str) -> list[Fault]:
             faults += value_faults(schema, f"{place}/{key}", _SCHEMA_LIMITS, look_for_secrets=False)
     if action.timeout_seconds is not None and not 0 < action.timeout_seconds <= TIMEOUT_SECONDS_MAX:
         faults.append(Fault(f"{place}/timeout", "A timeout must be above 0 and up to 86,400 seconds.", "invalid-duration"))
+    faults += _metering_faults(action, place)
     if action.retry is not None and not _is_sound(action.retry):
         faults.append(Fault(f"{place}/retry", "This retry policy is out of bounds.", "invalid-retry"))
+    return faults
+
+
+def _metering_faults(action: Action, place: str) -> list[Fault]:
+    faults: list[Fault] = []
+    if action.concurrency is not None and not 1 <= action.concurrency <= CONCURRENCY_MAX:
+        detail = f"This must be an integer from 1 to {CONCURRENCY_MAX:,}."
+        faults.append(Fault(f"{place}/concurrency", detail, "invalid-number"))
+    rate = action.rate
+    if rate is not None and not (1 <= rate.max <= RATE_MAX and RATE_SECONDS_MIN <= rate.per_seconds <= TIMEOUT_SECONDS_MAX):
+        detail = f"A rate is `max`, from 1 to {RATE_MAX:,}, and `per`, from {RATE_SECONDS_MIN} to 86,400 seconds."
+        faults.append(Fault(f"{place}/rate", detail, "invalid-rate"))
     return faults
 
 

@@ -208,6 +208,16 @@ class TooManySignals(Refusal):
         self.execution_id, self.limit = execution_id, limit
 
 
+class LimitReached(Refusal):
+    """`limit` names it. `most` is allowed (in `window_seconds`, where it is a rate); try again in `again_seconds`."""
+
+    code = "limit-reached"
+
+    def __init__(self, limit: str, most: int, sentence: str, *, again_seconds: int, window_seconds: int | None = None) -> None:
+        super().__init__(f"{sentence} Nothing was started: try again in {again_seconds} s.")
+        self.limit, self.most, self.again_seconds, self.window_seconds = limit, most, again_seconds, window_seconds
+
+
 class TriggeredTooDeep(Refusal):
     code = "triggered-too-deep"
 

@@ -52,7 +52,7 @@ from modules.secrets.keyring import Keyring
 from projections.documents import DocumentReader
 from projections.freshness import Freshness
 from projections.runner import ProjectionRunner
-from quantum import calls, pulling, starting, streams, webhooks, work
+from quantum import calls, limits, pulling, starting, streams, webhooks, work
 from quantum.databases import Databases, connected, databases
 from quantum.issuing import local_issuer
 from quantum.settings import Settings
@@ -104,8 +104,8 @@ class Platform:
 
 def rules_of(settings: Settings) -> Rules:
     """The rules for definitions that the settings make."""
-    limits = Limits(steps_max=settings.steps_max, depth_max=settings.depth_max)
-    return Rules(limits, settings.forbidden_targets)
+    most = Limits(steps_max=settings.steps_max, depth_max=settings.depth_max)
+    return Rules(most, settings.forbidden_targets)
 
 
 @asynccontextmanager
@@ -130,7 +130,8 @@ async def platform(settings: Settings, report: Callable[[str], None] = lambda na
         running = _in_process_modules(settings, http, step_commands.modules())
         caller = parts.caller(running, http)
         bell = await stack.enter_async_context(work.work_bell(store))
-        shell = Shell(store, builtin(running), rules_of(settings))
+        tenants, start_limits = await stack.enter_async_context(limits.asked(settings, store))
+        shell = Shell(store, builtin(running), rules_of(settings), start_limits.may_start)
         step_commands.use(shell)
         freshness = Freshness(store.tenant_pool)
         stack.push_async_callback(freshness.close)
@@ -147,7 +148,6 @@ async def platform(settings: Settings, report: Callable[[str], None] = lambda na
         if settings.role in EXECUTES:
             _execute(settings, shell, transport, caller, parts, bell, telemetry, workers, stop)
             starting.start(shell, transport, settings.event_source, telemetry, workers, stop)
-            workers("artifact sweeper", lambda: calls.sweep_artifacts(parts.artifacts, settings.artifact_days, stop))
         webhook_keys = webhooks.keyring(settings)
         if settings.role in DELIVERS:
             deliverer = webhooks.deliverer(settings, store, shell, webhook_keys)
@@ -155,10 +155,10 @@ async def platform(settings: Settings, report: Callable[[str], None] = lambda na
             workers("webhooks", lambda: deliverer.run(stop))
         if settings.role in RELAYS:
             relay = Relay(store, transport, name=streams.relay_name(settings), batch_max=RELAYED_TOGETHER)
-            telemetry.observe_relay(relay, store)
+            telemetry.observe_relay(relay)
             workers("relay", lambda: relay.run(stop))
 
-        gate = await stack.enter_async_context(_gate(settings, store, issuer))
+        gate = await stack.enter_async_context(_gate(settings, tenants, issuer))
         feed = EventFeed(store, _outside(settings).frame)
         stack.push_async_callback(feed.close)
         reads = ReadSide(DocumentReader(store.tenant_pool), store.tenant_pool, store.platform_pool, freshness, store.last_written)
@@ -171,16 +171,18 @@ def _execute(
     settings: Settings, shell: Shell, transport: Transport, caller: Caller, parts: calls.CallParts, bell: WorkBell,
     telemetry: Telemetry, workers: Workers, stop: asyncio.Event,
 ) -> None:  # fmt: skip
-    """The execution saga, and the check that it forgets nothing."""
+    """The execution saga, what it goes by, the check that it forgets nothing, and the sweeping behind it."""
+    limits.keep_rows(shell.store, transport, workers, stop)
     room = max(1, settings.worker_concurrency * 7 // 8)  # no tenant keeps the last places from the others
-    limits = SagaLimits(settings.worker_concurrency, room, CALL_GRACE_SECONDS)
-    saga = ExecutionSaga(shell, transport, caller.call, limits=limits, trace=telemetry.attempt, offered=bell.ring)
+    most = SagaLimits(settings.worker_concurrency, room, CALL_GRACE_SECONDS, limits.installation(settings))
+    saga = ExecutionSaga(shell, transport, caller.call, limits=most, trace=telemetry.attempt, offered=bell.ring)
     telemetry.observe_saga(saga)
     telemetry.observe_breakers(parts.breakers)
     workers("execution saga", lambda: saga.run(stop))
     stalls = StallCheck(shell)
     telemetry.observe_stalls(stalls)
     workers("stall check", lambda: stalls.run(stop))
+    workers("artifact sweeper", lambda: calls.sweep_artifacts(parts.artifacts, settings.artifact_days, stop))
 
 
 def _in_process_modules(
@@ -195,18 +197,13 @@ def _in_process_modules(
 
 
 @asynccontextmanager
-async def _gate(settings: Settings, store: EventStore, issuer: LocalIssuer) -> AsyncIterator[Gate]:
+async def _gate(settings: Settings, tenants: TenantDirectory, issuer: LocalIssuer) -> AsyncIterator[Gate]:
     trusted = [TrustedIssuer(issuer.issuer, issuer.audience, LocalKeys(issuer.jwks()))]
     async with httpx.AsyncClient() as client:
         if settings.auth_issuer is not None and settings.auth_jwks_url is not None:
             keys = RemoteKeys(settings.auth_jwks_url, client)
             trusted = [TrustedIssuer(settings.auth_issuer, settings.auth_audience, keys)]
-        tenants = TenantDirectory(store)
-        tenants.start()
-        try:
-            yield Gate(TokenVerifier(trusted, leeway_seconds=settings.auth_leeway_seconds), tenants)
-        finally:
-            await tenants.close()
+        yield Gate(TokenVerifier(trusted, leeway_seconds=settings.auth_leeway_seconds), tenants)
 
 
 def _outside(settings: Settings) -> read_api.events.Outside:
@@ -242,6 +239,7 @@ def _api(
             write_api.workflows.workflows_router(shell, gate),
             write_api.modules.modules_router(shell, gate),
             write_api.tenants.tenants_router(shell, gate),
+            *limits.writing(settings, shell, gate),
             *starting.writing(shell, gate),
             *webhooks.writing(shell, gate, webhook_keys),
             *pulling.writing(shell, gate, pulls),
@@ -261,6 +259,7 @@ def _api(
             read_api.tenants.tenants_router(reads, gate),
             webhooks.reading(reads, gate),
             pulling.reading(gate, shell.store, pulls),
+            *limits.reading(settings, shell.store, gate),
             *starting.reading(shell.store, gate),
             *calls.reading(gate, parts),
         ]

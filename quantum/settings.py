@@ -12,6 +12,8 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from domain.tenant_limits import COUNT_MAX
+
 PREFIX = "QUANTUM_"
 ROLES = ("all", "write-api", "read-api", "worker", "projector", "relay", "saga", "webhooks")
 StepCommand = Literal["start-execution", "cancel-execution", "signal-execution", "create-intent", "deprecate-intent"]
@@ -133,6 +135,22 @@ class Settings(BaseSettings):
         (), description="Targets no intent may name, with commas between"
     )
 
+    tenant_concurrent_steps: int | None = Field(
+        None, ge=1, le=COUNT_MAX, description="Steps a tenant may have under way. Unset, here and below: no limit"
+    )
+    tenant_concurrent_executions: int | None = Field(
+        None, ge=1, le=COUNT_MAX, description="Executions a tenant may have under way"
+    )
+    tenant_on_exceeded: Literal["queue", "reject"] = Field(
+        "queue", description="What happens to executions beyond that: they wait (`queue`), or are refused (`reject`)"
+    )
+    tenant_executions_a_minute: int | None = Field(
+        None, ge=1, le=COUNT_MAX, description="Executions a tenant may start in a minute; counted in Redis, where there is one"
+    )
+    tenant_queue_length: int | None = Field(
+        None, ge=1, le=COUNT_MAX, description="Calls and executions a tenant may have waiting before starts are refused"
+    )
+
     step_commands: Annotated[tuple[StepCommand, ...], NoDecode] = Field(
         ("start-execution", "cancel-execution", "signal-execution"),
         description="Commands that steps may give, with commas between; also `create-intent`, `deprecate-intent`; `none`",
@@ -206,7 +224,7 @@ class Settings(BaseSettings):
     def _step_commands(cls, value: Any) -> Any:
         return () if value == "none" else cls._split(value)
 
-    @field_validator("log_level", "log_format", "stream", "role", "event_hubs_checkpoints", mode="before")
+    @field_validator("log_level", "log_format", "stream", "role", "event_hubs_checkpoints", "tenant_on_exceeded", mode="before")
     @classmethod
     def _lower(cls, value: Any) -> Any:
         return value.lower() if isinstance(value, str) else value

@@ -19,7 +19,7 @@ from commands.execution import CancelExecution, SignalExecution, StartExecution
 from commands.handle import NAME_SCOPE, Command, Envelope, Outcome, Shell, handle
 from commands.intent import CreateIntent, DeprecateIntent
 from domain import execution
-from domain.refusals import Invalid, Refusal
+from domain.refusals import Invalid, LimitReached, Refusal
 from domain.values import ExecutionId, IntentId, StepId, TenantId, execution_stream, intent_stream
 from event_store.ids import derived_id
 from event_store.records import StoreUnavailable, StreamBusy
@@ -120,6 +120,9 @@ class StepCommands:
                 return outcome
             except Invalid as refusal:
                 raise _invalid([{"pointer": one.pointer, "detail": one.detail} for one in refusal.faults]) from refusal
+            except LimitReached as refusal:
+                details = {"retry_after_seconds": refusal.again_seconds}
+                raise ModuleError(refusal.code, str(refusal), details=details) from refusal
             except Refusal as refusal:
                 raise ModuleError(refusal.code, str(refusal), retryable=False) from refusal
             except (StreamBusy, StoreUnavailable) as fault:

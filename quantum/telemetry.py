@@ -218,12 +218,12 @@ class Telemetry:
         self._counter("quantum.stream.redriven", "Dead letters dealt with after all", lambda: statistics.redriven)
         self._counter("quantum.stream.unreadable", "Records that are no events of ours", lambda: statistics.unreadable)
 
-    def observe_relay(self, relay: Relay, store: EventStore) -> None:
-        """How far the relay is behind the log, as this process knows both."""
+    def observe_relay(self, relay: Relay) -> None:
+        """How far the relay is behind the log, as it saw both last; 0 where it does not lead."""
         statistics = relay.statistics
 
         def lag(_options: CallbackOptions) -> list[Observation]:
-            return [Observation(max(0, store.known_horizon - statistics.position) if statistics.position else 0)]
+            return [Observation(statistics.lag)]
 
         self._meter.create_observable_gauge("quantum.relay.lag.events", [lag], description="Positions not yet published")
         self._counter("quantum.relay.published", "Messages published", lambda: statistics.published)

@@ -60,6 +60,8 @@ def _whole(state: Execution) -> str:
     if state.status in ENDED:
         why = f": {state.error.get('message', state.error.get('code'))}" if state.error is not None else "."
         return f"It has ended, as {state.status}{why}"
+    if state.is_queued:
+        return "It waits for its turn: as many executions are under way as the tenant may have at a time."
     if state.status == "paused":
         return "It is paused: what runs goes on, and nothing further begins until it is resumed."
     if state.status == "cancelling":
@@ -134,6 +136,8 @@ def _not_begun(state: Execution, step: PlannedStep) -> Why:
         return "ending", "It will not begin: the execution is coming to its end.", {"execution_status": state.status}
     if state.failing is not None:
         return "ending", f"It will not begin: the step {state.failing!r} has failed.", {"failed_step": state.failing}
+    if state.is_queued:
+        return "turn", "It cannot begin before the execution has its turn: the tenant has as many under way as it may have.", {}
     left = [before for before in step.depends_on if state.runs[before].status not in SETTLED]
     facts: dict[str, Any] = {"depends_on": [{"step": before, "status": state.runs[before].status} for before in left[:NAMED_MAX]]}
     if left:

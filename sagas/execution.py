@@ -212,6 +212,7 @@ class ExecutionSaga:
         try:
             await self._do(dispatch)
         except asyncio.CancelledError:
+            self._asleep.discard(dispatch.key)
             if dispatch.key in self._rowless:  # not made, then: where anybody still wants it, it is made from its row
                 self._unmade.add(dispatch.key)
             raise

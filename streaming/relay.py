@@ -39,13 +39,19 @@ log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class Statistics:
-    """What telemetry reads."""
+    """What telemetry reads. `horizon` is the log's end as the relay saw it last; 0 where nothing is published."""
 
     leads: bool = False
     published: int = 0
     failures: int = 0
     position: int = 0
+    horizon: int = 0
     observe_publish: Callable[[int, float], None] = field(default=lambda messages, seconds: None)
+
+    @property
+    def lag(self) -> int:
+        """How many positions the broker has not got yet; 0 for a relay that stands by."""
+        return max(0, self.horizon - self.position) if self.leads else 0
 
 
 class _LostLead(ConnectionError):
@@ -150,6 +156,7 @@ class Relay:
                 if not self._transport.reads_the_log:
                     page = await reading.page(position)
                     moved = page.next > position
+                    self.statistics.horizon = max(page.next, self._store.known_horizon)
                     if page.events and not await self._publish([Message.of(event) for event in page.events], connection, stop):
                         break
                     position = self.statistics.position = page.next
@@ -177,6 +184,7 @@ class Relay:
                 await _wait(stop, back_off)
                 back_off = min(back_off * 2, _BACK_OFF_SECONDS_MAX)
                 await connection.execute("SELECT 1", timeout=_STATEMENT_SECONDS_MAX)
+                self.statistics.horizon = await self._store.horizon()  # the log goes on growing, and somebody should see it
                 continue
             self.statistics.published += len(messages)
             self.statistics.observe_publish(len(messages), loop.time() - began)

@@ -87,7 +87,9 @@ def starts(draw: st.DrawFn, at: datetime, execution_id: str) -> list[Any]:
     items = [{"seconds": draw(st.sampled_from([1, 60, "soon"]))} for _ in range(draw(st.sampled_from([0, 1, 3, 5])))]
     inputs = {"careful": draw(st.booleans()), "items": items}
     key = draw(st.sampled_from([None, "order-1"]))
-    return started(draw(st.sampled_from(DEFINITIONS)), at, execution_id=execution_id, inputs=inputs, business_key=key)
+    queues = draw(st.sampled_from([False, False, True]))
+    definition = draw(st.sampled_from(DEFINITIONS))
+    return started(definition, at, execution_id=execution_id, inputs=inputs, business_key=key, queues=queues)
 
 
 @st.composite
@@ -117,6 +119,7 @@ def commands(state: Execution, at: datetime) -> list[tuple[str, Any]]:
             asking.RerunExecution(execution_id=identity, step=state.steps[0].id, at=at),
             asking.RerunExecution(execution_id=identity, step=state.steps[-1].id, at=at),
             asking.ExpireExecution(execution_id=identity, at=at),
+            *(3 * [asking.AdmitExecution(execution_id=identity, at=at)] if state.is_queued else []),
             asking.ReportStall(execution_id=identity, missing=("a dispatch",), at=at),
             asking.SignalExecution(execution_id=identity, name="paid", payload={"amount": 1}, at=at),
         )

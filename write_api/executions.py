@@ -83,7 +83,7 @@ def executions_router(shell: Shell, gate: Gate, *, clock: Clock = utc_now) -> AP
 
     @routes.tenant(
         "POST", "/intents/{intent_id}/execute", EXECUTIONS_START, summary="Execute an intent", body=Start,
-        body_required=False, headers=KEY_HEADERS, answers=(_ACCEPTED,), refusals=(409,),
+        body_required=False, headers=KEY_HEADERS, answers=(_ACCEPTED,), refusals=(409, 429),
     )  # fmt: skip
     async def execute_intent(request: Request, access: Access) -> Response:
         """Starts an execution of a version, the current one unless said, with the steps as that version has them.
@@ -170,6 +170,7 @@ def answer(outcome: Outcome[Execution], **more: Any) -> Response:
         "intent_id": execution.intent_id,
         "version": execution.version,
         "status": execution.status,
+        **({"queued": True} if execution.is_queued else {}),
         **more,
     }
     return written(202, receipt, outcome, location=f"{API_PREFIX}/executions/{execution.execution_id}")

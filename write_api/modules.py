@@ -21,6 +21,7 @@ from commands.handle import Outcome, Shell, handle
 from commands.module import ChangeModule, ModuleCommand, RegisterModule, RemoveModule
 from domain import module
 from domain.documents import module_document
+from domain.input_rules import CONCURRENCY_MAX, RATE_MAX, RATE_SECONDS_MIN
 from domain.json_values import Faults
 from domain.module import Modules, RetryPolicy
 from domain.refusals import Fault, Invalid
@@ -35,6 +36,10 @@ Seconds = Annotated[
     WithJsonSchema(
         {"anyOf": [{"type": "number", "exclusiveMinimum": 0, "maximum": 86400}, {"type": "string"}, {"type": "null"}]}
     ),
+]
+Span = Annotated[
+    Any,
+    WithJsonSchema({"anyOf": [{"type": "number", "minimum": RATE_SECONDS_MIN, "maximum": 86400}, {"type": "string"}]}),
 ]
 Retry = Annotated[
     Any,
@@ -83,6 +88,14 @@ class TransportBody(BaseModel):
     secret: str | None = Field(None, examples=["secret://builds-signing"])
 
 
+class RateBody(BaseModel):
+    """How often an action may be begun in the tenant: `max` at once, and as many again in every `per`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"max": 10, "per": "1s"}]})
+    max: int = Field(ge=1, le=RATE_MAX)
+    per: Span
+
+
 class ActionBody(BaseModel):
     """What the module can do. `timeout` and `retry` hold where a step says nothing."""
 
@@ -92,6 +105,10 @@ class ActionBody(BaseModel):
     output_schema: dict[str, Any] | None = None
     timeout: Seconds = None
     retry: Retry = None
+    rate: RateBody | None = None
+    concurrency: int | None = Field(
+        None, ge=1, le=CONCURRENCY_MAX, description="How many of it may be under way at once in the tenant."
+    )
 
 
 class ModuleDescription(BaseModel):
@@ -187,7 +204,11 @@ def _actions(bodies: list[ActionBody]) -> tuple[module.Action, ...]:
                 faults += schema_faults(schema, f"{place}/{key}")
         timeout = None if body.timeout is None else read_seconds(body.timeout, f"{place}/timeout", unreadable)
         retry = None if body.retry is None else _retry(body.retry, f"{place}/retry", unreadable)
-        actions.append(module.Action(ActionName(body.name), body.input_schema, body.output_schema, timeout, retry))
+        per = None if body.rate is None else read_seconds(body.rate.per, f"{place}/rate/per", unreadable)
+        actions.append(module.Action(
+            ActionName(body.name), body.input_schema, body.output_schema, timeout, retry,
+            rate=None if body.rate is None or per is None else module.Rate(body.rate.max, per), concurrency=body.concurrency,
+        ))  # fmt: skip
     faults += unreadable.listed
     if faults:
         raise Invalid(faults)

@@ -61,7 +61,7 @@ def schedules_router(shell: Shell, gate: Gate, *, clock: Clock = utc_now) -> API
 
     @routes.tenant(
         "POST", "/intents/{intent_id}/schedule/run-now", EXECUTIONS_START, summary="Run a schedule now", body=Nothing,
-        body_required=False, headers=KEY_HEADERS, answers=(_ACCEPTED,), refusals=(409,),
+        body_required=False, headers=KEY_HEADERS, answers=(_ACCEPTED,), refusals=(409, 429),
     )  # fmt: skip
     async def run_now(request: Request, access: Access) -> Response:
         """Starts an execution with the schedule's own inputs, as if this were one of its times; also while it is paused."""

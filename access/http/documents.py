@@ -98,7 +98,8 @@ class IntentVersion(BaseModel):
 class ExecutionReceipt(BaseModel):
     """An execution that has been asked for something; `GET /executions/{execution_id}` and its events tell the rest.
 
-    `deduplicated`: nothing was started, because this execution runs for the same business key already.
+    `deduplicated`: nothing was started, because this execution runs for the same business key already. `queued`: it begins when
+    another one ends, for as many are under way as the tenant may have.
     """
 
     execution_id: str = Field(examples=[_EXECUTION_ID])
@@ -106,6 +107,7 @@ class ExecutionReceipt(BaseModel):
     version: int = Field(ge=1, examples=[1])
     status: ExecutionStatus
     deduplicated: bool = False
+    queued: bool = False
 
 
 class WaitingFor(BaseModel):
@@ -256,6 +258,13 @@ class RetryPolicy(BaseModel):
     cap_seconds: float
 
 
+class Rate(BaseModel):
+    """`max` at once, and as many again in every `per` seconds."""
+
+    max: int
+    per: float
+
+
 class Action(BaseModel):
     """What a module can do. Schemas are JSON Schemas, `timeout` is in seconds."""
 
@@ -264,6 +273,8 @@ class Action(BaseModel):
     output_schema: dict[str, Any] | None
     timeout: float | None
     retry: RetryPolicy | None
+    rate: Rate | None = Field(description="How often it may be begun in the tenant.")
+    concurrency: int | None = Field(description="How many may be under way at once in the tenant.")
 
 
 class Transport(BaseModel):

@@ -54,9 +54,15 @@ _ANSWER_HEADERS: Final = {
     "Link": 'The next page, with `rel="next"`.',
     "Location": "Where the new thing is.",
     "Quantum-Position": "The position in the log that covers this write, for `Quantum-Min-Position`.",
+    "RateLimit": "The limit that was reached, with what is left (`r`) and the seconds until there is more (`t`).",
+    "RateLimit-Policy": "The limit that was reached, with its quota (`q`) and, for a rate, its window in seconds (`w`).",
     "Retry-After": "Seconds to wait before the next try.",
     "WWW-Authenticate": "`Bearer`, and what is wrong with the token.",
 }
+
+_REFUSAL_HEADERS: Final = {
+    401: ("WWW-Authenticate",), 429: ("Retry-After", "RateLimit-Policy", "RateLimit"), 503: ("Retry-After",)
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,9 +205,8 @@ def _refusal(status: int, references: dict[type[BaseModel], dict[str, Any]]) -> 
         "description": "One of " + ", ".join(f"`{code}`" for code in codes) + ".",
         "content": {problems.MEDIA_TYPE: {"schema": references[documents.Problem]}},
     }
-    expected = {401: "WWW-Authenticate", 503: "Retry-After"}.get(status)
-    if expected is not None:
-        described["headers"] = {expected: _header(expected, required=True)}
+    if expected := _REFUSAL_HEADERS.get(status):
+        described["headers"] = {name: _header(name, required=True) for name in expected}
     return described
 
 

@@ -11,7 +11,7 @@ from opentelemetry import trace
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
-from domain.refusals import Fault, Invalid, Refusal
+from domain.refusals import Fault, Invalid, LimitReached, Refusal
 
 MEDIA_TYPE: Final = "application/problem+json"
 TYPE_PREFIX: Final = "/problems/"
@@ -87,6 +87,7 @@ KINDS: Final[dict[str, Kind]] = {
     "idempotency-key-reused": Kind(422, "The idempotency key belongs to another request"),
     "precondition-missing": Kind(428, "Say which version you have seen"),
     "head-too-large": Kind(431, "The address and headers are too large"),
+    "limit-reached": Kind(429, "The tenant has reached a limit"),
     "internal-error": Kind(500, "Something went wrong on our side"),
     "not-caught-up": Kind(503, "The read side has not caught up yet"),
     "busy": Kind(503, "Too much at once"),
@@ -116,7 +117,18 @@ class Problem(Exception):
 def of_refusal(refusal: Refusal) -> Problem:
     """The problem that tells of a refused command."""
     code = refusal.code if refusal.code in KINDS else Refusal.code
-    return Problem(code, str(refusal), faults=refusal.faults if isinstance(refusal, Invalid) else ())
+    headers = _limit_headers(refusal) if isinstance(refusal, LimitReached) else None
+    return Problem(code, str(refusal), headers=headers, faults=refusal.faults if isinstance(refusal, Invalid) else ())
+
+
+def _limit_headers(reached: LimitReached) -> dict[str, str]:
+    """`Retry-After`, and the limit as draft-ietf-httpapi-ratelimit-headers-10 has it: quota, window, remaining, seconds."""
+    window = "" if reached.window_seconds is None else f";w={reached.window_seconds}"
+    return {
+        "Retry-After": str(reached.again_seconds),
+        "RateLimit-Policy": f'"{reached.limit}";q={reached.most}{window}',
+        "RateLimit": f'"{reached.limit}";r=0;t={reached.again_seconds}',
+    }
 
 
 def unavailable(code: str, detail: str, *, retry_after_seconds: int = 1) -> Problem:

@@ -56,7 +56,7 @@ async def test_two_then_four_workers_share_and_a_killed_ones_share_moves(
             print(dict(notes.by_worker()), workers.log_tail(), sep="\n")
 
 
-async def _shared_fairly(starter: "Starter", workers: Workers, notes: Notes) -> None:
+async def _shared_fairly(starter: Starter, workers: Workers, notes: Notes) -> None:
     """Executions are started until each worker has its fair part of those of one go."""
 
     async def is_fair() -> bool:
@@ -70,6 +70,6 @@ async def _shared_fairly(starter: "Starter", workers: Workers, notes: Notes) -> 
 
     seen: list[dict[str, int]] = []
     try:
-        await wait_until(is_fair, 45, what="each worker to have a fair part", every_seconds=0.5)
+        await wait_until(is_fair, 90, what="each worker to have a fair part", every_seconds=0.5)
     finally:
         print(f"{sorted(workers.running)} made {seen}")

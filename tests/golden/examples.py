@@ -104,7 +104,7 @@ _PARENT = Parent(ExecutionId("01936b0e-5c00-7000-8000-000000000006"), StepId("ro
 _CHILD = ExecutionId("01936b0e-5c00-7000-8000-000000000007")
 _STEP_LIMITS = StepLimits(
     1, _AT + timedelta(minutes=1), _AT + timedelta(hours=1), "cluster-eu", 2, ActionName("deploy-to-kubernetes")
-)
+)  # fmt: skip
 _WORK = Work(ActionName("remove-image"), ModuleName("sandbox"), {"image": "myapp:latest"}, 60.0, _RETRY, True)
 _CONTROL = Control(
     "inputs.replicas > 0", 1, True, (

@@ -6,7 +6,7 @@ it showed at the end. One that exists is never written again: it stands for what
 with `before-control-flow` were written by the release before definitions could say more than steps and retries.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,9 @@ START = {"inputs": {"careful": True}, "priority": 1, "started_by": "user:ann"}
 RESOURCE = {"resources": [{"type": "vm", "id": "vm-1", "size": 2}]}
 
 
+Begin = Callable[..., _Written]
+
+
 def written() -> dict[str, _Written]:
     """What today's decisions write."""
     found: dict[str, _Written] = {}
@@ -102,43 +105,80 @@ def written() -> dict[str, _Written]:
         found[name] = _Written(*steps, start=START, **more)
         return found[name]
 
+    _forwards(play)
+    _backwards(play)
+    return found
+
+
+def _forwards(play: Begin) -> None:
+    """Graphs, gates, loops and children."""
     one = play("graph-completed", *GRAPH, outputs={"digest": "${{ steps.b.result.digest }}"}, timeout="1d")
-    (
-        one.complete("a", {"n": 1}),
-        one.fail("b"),
-        one.fail("c"),
-        one.complete("c", "instead"),
-        one.complete("b", {"digest": "größer ✓"}),
-    )
-    one.complete("d"), one.complete("e")
+    one.complete("a", {"n": 1})
+    one.fail("b")
+    one.fail("c")
+    one.complete("c", "instead")
+    one.complete("b", {"digest": "größer ✓"})
+    one.complete("d")
+    one.complete("e")
     one = play("graph-running", *GRAPH, timeout="1d")
-    one.complete("a"), one.fail("b"), one.fail("c")
-    one = play("gates-waiting", *GATES)
+    one.complete("a")
+    one.fail("b")
+    one.fail("c")
+    play("gates-waiting", *GATES)
     one = play("gates-between", *GATES)
-    one.approve("ok", "operator"), one.signal("other", 1), one.due("pause"), one.pause(), one.signal("paid", {"amount": 1})
+    one.approve("ok", "operator")
+    one.signal("other", 1)
+    one.due("pause")
+    one.pause()
+    one.signal("paid", {"amount": 1})
     one = play("loop-under-way", *LOOP)
-    one.complete("each[0]", RESOURCE), one.fail("each[1]", counts=False)
+    one.complete("each[0]", RESOURCE)
+    one.fail("each[1]", counts=False)
     one = play("loop-with-child", *LOOP)
-    one.complete("each[0]"), one.complete("each[1]"), one.complete("each[2]")
+    one.complete("each[0]")
+    one.complete("each[1]")
+    one.complete("each[2]")
+
+
+def _backwards(play: Begin) -> None:
+    """What fails, is undone, is given up, and goes on after all."""
     chain = [{"action": "a", **UNDO}, {"action": "make"}, {"action": "c", **UNDO}, {"action": "d"}]
     one = play("compensating", *chain)
-    one.complete("a", RESOURCE), one.complete("make", RESOURCE), one.complete("c"), one.fail("d", retryable=False)
-    one.complete("~c"), one.fail("~make")
+    one.complete("a", RESOURCE)
+    one.complete("make", RESOURCE)
+    one.complete("c")
+    one.fail("d", retryable=False)
+    one.complete("~c")
+    one.fail("~make")
     one = play("compensated", *chain)
-    one.complete("a", RESOURCE), one.complete("make"), one.fail("c"), one.complete("~make"), one.fail("~a"), one.fail("~a")
+    one.complete("a", RESOURCE)
+    one.complete("make")
+    one.fail("c")
+    one.complete("~make")
+    one.fail("~a")
+    one.fail("~a")
     one = play("cancelling", {"action": "a", **UNDO}, {"action": "b", "depends_on": []})
-    one.complete("a"), one.cancel("not today")
+    one.complete("a")
+    one.cancel("not today")
     one = play("retried", *chain)
-    one.complete("a"), one.fail("make"), one.complete("~a"), one.retry(), one.complete("a")
+    one.complete("a")
+    one.fail("make")
+    one.complete("~a")
+    one.retry()
+    one.complete("a")
     one = play("rerun", {"action": "a"}, {"action": "b", **RETRY}, {"action": "c"})
-    one.complete("a"), one.complete("b"), one.complete("c"), one.rerun("b"), one.fail("b")
+    one.complete("a")
+    one.complete("b")
+    one.complete("c")
+    one.rerun("b")
+    one.fail("b")
     one = play("failing", {"action": "a"}, {"action": "b", "depends_on": []}, {"id": "w", "wait": 60, "depends_on": []})
     one.fail("a")
     one = play("out-of-time", {"action": "a", **UNDO}, {"action": "b"}, timeout="1m")
-    one.complete("a"), one.out_of_time()
+    one.complete("a")
+    one.out_of_time()
     one = play("terminated", *GATES)
     one.terminate()
-    return found
 
 
 def write(folder: Path = FOLDER) -> list[str]:

@@ -22,7 +22,6 @@ from modules.contract import Deferred, Invocation, ModuleError
 from sagas.dispatches import Dispatch
 from sagas.execution import ExecutionSaga
 from sagas.execution import Limits as SagaLimits
-from sagas.quickness import QUICK_SECONDS, Quickness
 from sagas.stalls import StallCheck
 from streaming.embedded import EmbeddedTransport
 from tests.conftest import Database
@@ -31,7 +30,6 @@ from tests.integration.test_execution_saga import LosesAnswers, World, saga_runn
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
-KEY = ("quick", "e", "s", 1)
 
 
 def dispatch(tenant: str = "quick", action: str = "probe") -> Dispatch:
@@ -71,7 +69,7 @@ async def quick(world: World, **more: Any) -> AsyncIterator[Quick]:
     """A saga with experience."""
     async with saga_running(world, **more) as saga:
         # The first look at the table is over, so calls may be taken without asking it.
-        await wait_until(lambda: not saga._backlog, what="the saga to have room")
+        await wait_until(lambda: not saga._room.backlog, what="the saga to have room")
         yield Quick(world, saga)
 
 
@@ -117,36 +115,6 @@ async def waits_for_lock(store: EventStore, table: str) -> bool:
         "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation = $1::regclass)", f"quantum.{table}"
     )
     return found
-
-
-def test_an_action_is_quick_only_by_experience_and_only_in_its_tenant() -> None:
-    known = Quickness()
-    assert not known.is_quick(dispatch())
-    known.took(dispatch(), QUICK_SECONDS / 2)
-    assert known.is_quick(dispatch())
-    assert not known.is_quick(dispatch(action="other"))
-    assert not known.is_quick(dispatch(tenant="other"))
-    known.took(dispatch(action=""), 0.0)
-    assert not known.is_quick(dispatch(action=""))
-
-
-def test_an_action_that_becomes_slow_is_quick_no_more_and_may_become_quick_again() -> None:
-    known = Quickness()
-    known.took(dispatch(), 0.0)
-    known.took(dispatch(), 1.0)
-    assert not known.is_quick(dispatch())
-    for _ in range(30):
-        known.took(dispatch(), 0.0)
-    assert known.is_quick(dispatch())
-
-
-def test_what_is_known_of_actions_does_not_grow_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sagas.quickness._ACTIONS_MAX", 10)
-    known = Quickness()
-    for number in range(100):
-        known.took(dispatch(action=f"a{number}"), 0.0)
-    assert len(known._seconds) <= 10
-    assert known.is_quick(dispatch(action="a99"))
 
 
 async def test_a_quick_call_is_made_without_a_row(store: EventStore) -> None:
@@ -216,7 +184,7 @@ async def test_a_quick_action_that_answers_later_has_its_row_to_wait_in(store: E
         started = await probe.start()
         await wait_until(lambda: _is_asleep(world, started), what="the row that waits for the callback")
         assert probe.without_row == [started]
-        assert not probe.saga._asleep
+        await wait_until(lambda: not probe.saga._asleep, what="the handler to be done with it")
         check = StallCheck(world.shell, grace_seconds=0.0)
         await check.follow()
         assert await check._check_one(world.tenant, started) is False
@@ -230,7 +198,7 @@ async def test_a_worker_that_is_cancelled_in_a_quick_call_has_it_made_again_from
     world = World(store, "quick-cancelled")
     saga = ExecutionSaga(world.shell, EmbeddedTransport(store), world.caller.call, limits=SagaLimits(grace_seconds=0.0))
     task = asyncio.create_task(saga.run(asyncio.Event()))
-    await wait_until(lambda: saga._next_due > 0 and not saga._backlog, what="the saga to have room")
+    await wait_until(lambda: saga._next_due > 0 and not saga._room.backlog, what="the saga to have room")
     probe = Quick(world, saga)
 
     def cancelled(invocation: Invocation) -> Any:

@@ -120,6 +120,16 @@ def test_a_failing_step_keeps_the_others_and_is_named() -> None:
     assert explained(told.state, [], AT)["sentence"] == "It has ended, as failed: It broke."
 
 
+def test_an_execution_that_waits_for_its_turn_says_so() -> None:
+    events = started({"target": "t", "steps": [{"action": "make"}]}, AT, queues=True)
+    state: Any = None
+    for event in events:
+        state = evolve(state, event)
+    said = explained(state, [], AT)
+    assert said["sentence"].startswith("It waits for its turn: ")
+    assert [(one["step"], one["reason"]) for one in said["steps"]] == [("make", "turn")]
+
+
 def test_a_child_says_whether_it_has_begun() -> None:
     told = Told({"id": "run", "workflow": "release@2"})
     assert told.of("run", due("run", -1, kind="child", is_queued=True))[2]["has_begun"] is False
