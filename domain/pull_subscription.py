@@ -44,6 +44,8 @@ class PullStart:
 
 @dataclass(frozen=True, slots=True)
 class PullSubscriptionCreated:
+    """Events wait to be fetched from now on, under these terms; they begin at `start`."""
+
     subscription_id: SubscriptionId
     terms: PullTerms
     start: PullStart
@@ -52,6 +54,8 @@ class PullSubscriptionCreated:
 
 @dataclass(frozen=True, slots=True)
 class PullSubscriptionDeleted:
+    """Nothing can be fetched or acknowledged any more."""
+
     subscription_id: SubscriptionId
     at: datetime
 

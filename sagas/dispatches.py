@@ -73,17 +73,31 @@ UPDATE quantum.saga_dispatches AS d
    AND d.lease_owner = $5
 """  # noqa: S608
 _DROP = """
-WITH ended AS (
-    DELETE FROM quantum.saga_admissions AS held
-     USING unnest($1::text[], $2::text[], $3::text[]) AS k (tenant_id, execution_id, step)
+WITH named AS (
+    SELECT * FROM unnest($1::text[], $2::text[], $3::text[]) AS k (tenant_id, execution_id, step)
+), ended AS (
+    DELETE FROM quantum.saga_admissions AS held USING named AS k
      WHERE k.step IS NULL AND held.tenant_id = k.tenant_id AND held.execution_id = k.execution_id
+), gone AS (
+    DELETE FROM quantum.saga_dispatches AS gone WHERE gone.ctid = ANY (ARRAY(
+        SELECT d.ctid FROM quantum.saga_dispatches AS d
+          JOIN named AS k ON d.tenant_id = k.tenant_id AND d.execution_id = k.execution_id AND (k.step IS NULL OR d.step = k.step)
+         WHERE d.kind NOT IN ('child_end', 'stop_child')
+           FOR UPDATE OF d SKIP LOCKED))
+    RETURNING gone.tenant_id, gone.execution_id, gone.kind
 )
-DELETE FROM quantum.saga_dispatches AS gone WHERE gone.ctid = ANY (ARRAY(
-    SELECT d.ctid FROM quantum.saga_dispatches AS d
-      JOIN unnest($1::text[], $2::text[], $3::text[]) AS k (tenant_id, execution_id, step)
-        ON d.tenant_id = k.tenant_id AND d.execution_id = k.execution_id AND (k.step IS NULL OR d.step = k.step)
-     WHERE d.kind NOT IN ('child_end', 'stop_child')
-       FOR UPDATE OF d SKIP LOCKED))
+SELECT EXISTS (SELECT FROM quantum.saga_dispatches AS d
+                 JOIN named AS k ON k.step IS NULL AND d.tenant_id = k.tenant_id AND d.execution_id = k.execution_id
+                WHERE d.kind = 'admission'
+                  AND NOT EXISTS (SELECT FROM gone WHERE gone.tenant_id = d.tenant_id AND gone.execution_id = d.execution_id
+                                                     AND gone.kind = 'admission'))
+"""
+# A call that a claim has in its hands is found to be over when it is made; a turn might never be. Nobody claims meanwhile.
+_DROP_TURNS = """
+WITH alone AS MATERIALIZED (SELECT pg_advisory_xact_lock(20830, 0))
+DELETE FROM quantum.saga_dispatches AS gone
+ USING alone, unnest($1::text[], $2::text[], $3::text[]) AS k (tenant_id, execution_id, step)
+ WHERE k.step IS NULL AND gone.tenant_id = k.tenant_id AND gone.execution_id = k.execution_id AND gone.kind = 'admission'
 """
 _BEAT = """
 INSERT INTO quantum.saga_workers (worker, alive_until) VALUES ($1, clock_timestamp() + make_interval(secs => $2))
@@ -217,7 +231,9 @@ class Dispatches:
 
     async def drop(self, runs: Sequence[tuple[str, str, str | None]]) -> None:
         """Nothing of these (tenant, execution, run; None for every run) is to be done any more."""
-        await self._fetch(_DROP, *[list(column) for column in zip(*runs, strict=True)])
+        columns = [list(column) for column in zip(*runs, strict=True)]
+        if (await self._fetch(_DROP, *columns))[0][0]:
+            await self._fetch(_DROP_TURNS, *columns)
 
     async def beat(self) -> frozenset[str]:
         """This worker is alive, for `ALIVE_SECONDS`. The tenants whose calls are counted over all workers."""

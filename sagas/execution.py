@@ -169,13 +169,14 @@ class ExecutionSaga:
         except _FAULTS:
             self._checks_due = _CHECKS_AFTER_FAULT
             raise
+        for key in [dispatch.key for dispatch in left]:
+            if key in self._unmade:
+                self._unmade.discard(key)
+                self._failed.append(key)
+            elif key not in self._rowless and key not in self._asleep:
+                self._over.append(key)  # while its row was being stored
         self._rowless.difference_update(dispatch.key for dispatch in left)
-        asleep = self._asleep.intersection(dispatch.key for dispatch in quick)
-        self._asleep -= asleep
-        for dispatch in left:
-            if dispatch.key not in self._running and dispatch.key not in asleep:
-                (self._failed if dispatch.key in self._unmade else self._over).append(dispatch.key)
-                self._unmade.discard(dispatch.key)
+        self._asleep.difference_update(dispatch.key for dispatch in quick)
         self._clean.set()
 
     async def _insert(self, dispatches: Sequence[Dispatch], take: Sequence[bool], present: datetime) -> None:

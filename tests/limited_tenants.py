@@ -2,7 +2,7 @@
 """A registered tenant with limits, whose executions sagas carry out; and actions with limits of their own."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -20,7 +20,7 @@ from event_store.store import EventStore
 from modules.contract import Invocation
 from sagas.limit_rows import LimitRows
 from streaming.embedded import EmbeddedTransport
-from tests.execution_world import Bench, ExecutionWorld, now
+from tests.execution_world import Bench, ExecutionWorld, Running, now
 from tests.waiting import wait_until
 
 
@@ -48,6 +48,16 @@ class Doors:
         """The first of those inside are done."""
         for invocation in self.inside[:count]:
             self._out[invocation.execution_id, invocation.step, invocation.attempt].set()
+
+    async def emptied(self, executions: Sequence[Running]) -> None:
+        """One after the other is let out, until all of these have come to a good end."""
+        for execution in executions:
+
+            async def over(execution: Running = execution) -> bool:
+                self.let_out()
+                return (await execution.state()).status == "completed"
+
+            await wait_until(over, 60, what="the end of all executions")
 
     async def until(self, count: int, *, of: str | None = None) -> None:
         """Returns once so many are inside (of a tenant)."""

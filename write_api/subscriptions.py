@@ -72,7 +72,7 @@ class Rotation(BaseModel):
     """How long the former secret signs beside the new one. The body may be left out."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"former_hours": 24}]})
-    former_hours: float = Field(24.0, ge=0, le=FORMER_SECRET_HOURS_MAX)
+    former_hours: float = Field(24.0, ge=0, le=FORMER_SECRET_HOURS_MAX, strict=True)
 
 
 _MADE: Final = Answer(

@@ -73,6 +73,8 @@ KINDS: Final[dict[str, Kind]] = {
     "execution-not-failed": Kind(409, "The execution has not failed"),
     "step-not-waiting": Kind(409, "The step does not wait for this"),
     "step-not-awaiting-approval": Kind(409, "The step does not wait for an approval"),
+    "too-many-custom-events": Kind(409, "The execution has emitted all the events it may emit"),
+    "triggered-too-deep": Kind(409, "Too many executions have started one another"),
     "too-many-signals": Kind(409, "The execution holds all the signals it may hold"),
     "step-not-running": Kind(409, "The step is not running"),
     "callback-answered": Kind(409, "The attempt has another outcome already"),

@@ -15,6 +15,7 @@ from domain.refusals import LimitReached
 from domain.tenant_limits import TenantLimits
 from event_store.store import EventStore
 from modules.contract import Invocation, ModuleError
+from sagas.execution import ExecutionSaga
 from sagas.execution import Limits as SagaLimits
 from sagas.stalls import StallCheck
 from tests.execution_world import now, sagas_on
@@ -25,15 +26,22 @@ SLOW = {"action": "slow"}
 
 
 @asynccontextmanager
-async def two_workers(world: LimitedWorld, *others: LimitedWorld, limits: SagaLimits | None = None) -> AsyncIterator[None]:
+async def two_workers(
+    world: LimitedWorld, *others: LimitedWorld, limits: SagaLimits | None = None
+) -> AsyncIterator[list[ExecutionSaga]]:
     """Two workers for all tenants, and nothing left behind."""
     chosen = limits or SagaLimits(grace_seconds=0.1)
-    async with limits_known(world.store), sagas_on(world, world, limits=chosen):
+    async with limits_known(world.store), sagas_on(world, world, limits=chosen) as sagas:
         try:
-            yield
+            yield sagas
         finally:
             for one in (world, *others):
                 await one.swept()
+
+
+async def counted(sagas: list[ExecutionSaga], world: LimitedWorld) -> None:
+    """Returns once all workers know that the tenant's steps are counted over all of them."""
+    await wait_until(lambda: all(world.tenant in saga._room.limited for saga in sagas), what="the workers to know")
 
 
 async def queued(world: LimitedWorld) -> int:
@@ -77,8 +85,9 @@ async def test_another_tenant_is_not_held_up_by_a_line_of_the_first(store: Event
     many = LimitedWorld(store, "line-many")
     few = LimitedWorld(store, "line-few", many.bench)
     doors = Doors(many.bench)
-    async with two_workers(many, few, limits=SagaLimits(calls_max=4, tenant_calls_max=4, grace_seconds=0.1)):
+    async with two_workers(many, few, limits=SagaLimits(calls_max=4, tenant_calls_max=4, grace_seconds=0.1)) as sagas:
         await many.registered(concurrent_steps=2)
+        await counted(sagas, many)
         await few.registered()
         await many.run({**SLOW, "foreach": {"items": list(range(500)), "concurrency": 500}})
         await doors.until(2, of="line-many")
@@ -90,8 +99,9 @@ async def test_another_tenant_is_not_held_up_by_a_line_of_the_first(store: Event
 async def test_steps_are_counted_over_all_workers(store: EventStore) -> None:
     world = LimitedWorld(store, "steps")
     doors = Doors(world.bench)
-    async with two_workers(world):
+    async with two_workers(world) as sagas:
         await world.registered(concurrent_steps=3)
+        await counted(sagas, world)
         wide = [{"id": f"s{number}", "action": "slow", "depends_on": []} for number in range(12)]
         one = await world.run(*wide)
         await doors.emptied([one])
@@ -215,14 +225,7 @@ async def test_a_worker_that_dies_with_a_turn_in_its_hands_frees_nothing_twice(s
     assert await world.places() == 3
     async with two_workers(world):
         await doors.until(1)
-        for _ in range(2):
-            assert doors.most == 1
-            doors.let_out()
-            await wait_until(lambda: len(doors.inside) == 1, 20, what="the next execution")
-        assert doors.most == 1
-        doors.let_out()
-        for one in world.started:
-            await one.ended()
+        await doors.emptied(world.started)
     assert await world.places() == 0
     assert doors.most == 1
 
@@ -270,7 +273,7 @@ async def test_an_actions_concurrency_holds_over_all_workers(store: EventStore) 
     async with two_workers(world):
         await world.registered()
         await world.metered("pour", concurrency=2)
-        one = await world.run({"action": "pour", "foreach": {"items": list(range(6)), "concurrency": 6}})
+        await world.run({"action": "pour", "foreach": {"items": list(range(6)), "concurrency": 6}})
         await doors.until(2)
         await world.run({"action": "slow"})
         await doors.until(3)
@@ -310,24 +313,21 @@ async def test_a_start_beyond_a_limit_is_refused_before_anything_is_written(stor
     world = LimitedWorld(store, f"refused-{limit.replace('_', '-')}")
     doors = Doors(world.bench)
     more = {"on_exceeded": "reject"} if limit == "concurrent_executions" else {}
-    async with two_workers(world):
+    async with two_workers(world) as sagas:
         await world.registered(**{limit: 2}, **more)
         if limit == "queue_length":
             await world.limit(queue_length=2, concurrent_steps=1)
+            await counted(sagas, world)
             await world.run(*[{"id": f"s{n}", "action": "slow", "depends_on": []} for n in range(4)])
         else:
             await world.run(SLOW), await world.run(SLOW)
         await wait_until(lambda: len(doors.inside) >= 1, 20, what="a call")
         if limit == "concurrent_executions":
             await doors.until(2)
-        horizon = None
 
         async def refused() -> LimitReached | None:
-            nonlocal horizon
-            horizon = await store.horizon()
-            intent = next(iter(world._intents))
             try:
-                await world.start(intent)
+                await world.run(SLOW)
             except LimitReached as reached:
                 return reached
             return None

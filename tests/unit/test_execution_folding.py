@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, get_args
 
 import orjson
-from hypothesis import HealthCheck, find, given, settings
+from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 
 from commands.execution import CompleteStep, FailStep, RerunExecution, RetryExecution, decide
@@ -61,7 +61,7 @@ def test_every_event_comes_about_in_these_histories() -> None:
     for kind in get_args(ExecutionEvent):
         seen = find(
             executions(), lambda history, kind=kind: kind in kinds(history),  # type: ignore[misc]
-            settings=settings(max_examples=3_000, deadline=None, database=None, derandomize=True, phases=["generate"]),
+            settings=settings(max_examples=3_000, deadline=None, database=None, derandomize=True, phases=[Phase.generate]),
         )  # fmt: skip
         assert kind in kinds(seen)
 
