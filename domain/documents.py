@@ -90,6 +90,7 @@ def action_document(action: Action) -> dict[str, Any]:
         "retry": None if action.retry is None else retry_document(action.retry),
         "rate": None if action.rate is None else {"max": action.rate.max, "per": action.rate.per_seconds},
         "concurrency": action.concurrency,
+        "compensate": action.compensate,
     }
 
 
@@ -100,6 +101,8 @@ def retry_document(retry: RetryPolicy) -> dict[str, Any]:
         "initial_seconds": retry.initial_seconds,
         "backoff": retry.backoff,
         "cap_seconds": retry.cap_seconds,
+        "jitter": retry.jitter,
+        "non_retryable": list(retry.non_retryable),
     }
 
 

@@ -98,6 +98,8 @@ def _action_faults(action: Action, place: str) -> list[Fault]:
             faults += value_faults(schema, f"{place}/{key}", _SCHEMA_LIMITS, look_for_secrets=False)
     if action.timeout_seconds is not None and not 0 < action.timeout_seconds <= TIMEOUT_SECONDS_MAX:
         faults.append(Fault(f"{place}/timeout", "A timeout must be above 0 and up to 86,400 seconds.", "invalid-duration"))
+    if action.compensate is not None and not _ACTION_NAME.fullmatch(action.compensate):
+        faults.append(Fault(f"{place}/compensate", "An action's name must be 1 to 100 of A-Z a-z 0-9 . _ -", "invalid-name"))
     faults += _metering_faults(action, place)
     if action.retry is not None and not _is_sound(action.retry):
         faults.append(Fault(f"{place}/retry", "This retry policy is out of bounds.", "invalid-retry"))
@@ -121,6 +123,7 @@ def _is_sound(retry: RetryPolicy) -> bool:
         1 <= retry.attempts_max <= ATTEMPTS_MAX
         and 0 < retry.initial_seconds <= retry.cap_seconds <= TIMEOUT_SECONDS_MAX
         and 1 <= retry.backoff <= BACKOFF_MAX
+        and 0 <= retry.jitter <= 1
     )
 
 

@@ -252,7 +252,7 @@ def _api(
             read_api.events.events_router(_outside(settings), gate, shell.store, feed),
             read_api.event_types.event_types_router([one.document() for one in event_types()], gate),
             read_api.executions.executions_router(reads, gate, shell.store),
-            read_api.explanations.explanations_router(gate, shell.store),
+            read_api.explanations.explanations_router(gate, shell.store, installation=limits.installation(settings)),
             read_api.resources.resources_router(reads, gate),
             read_api.workflows.workflows_router(reads, gate),
             read_api.modules.modules_router(reads, gate, shell.builtin),

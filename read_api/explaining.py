@@ -38,17 +38,30 @@ class Due:
     queue_by: datetime | None
 
 
+@dataclass(frozen=True, slots=True)
+class Met:
+    """A limit that an execution meets: see `quantum.explain_limits` (migration 0019)."""
+
+    kind: str
+    action: str | None
+    most: int | None
+    taken: int | None
+    per_seconds: float | None
+    available_at: datetime | None
+    ahead: int | None
+
+
 Why = tuple[str, str, dict[str, Any]]
 """(reason, sentence, facts)"""
 
 
-def explained(state: Execution, rows: Sequence[Due], present: datetime) -> dict[str, Any]:
+def explained(state: Execution, rows: Sequence[Due], present: datetime, limits: Sequence[Met] = ()) -> dict[str, Any]:
     """The document of `GET /executions/{id}/explain`."""
-    steps = [] if state.status in ENDED else islice(_unfinished(state, _Rows.of(rows), present), EXPLAINED_MAX)
+    steps = [] if state.status in ENDED else islice(_unfinished(state, _Rows.of(rows, limits), present), EXPLAINED_MAX)
     return {
         "execution_id": state.execution_id,
         "status": state.status,
-        "sentence": _whole(state),
+        "sentence": _whole(state) + _place_in_line(state, limits),
         "steps": [
             {"step": run_id, "status": run.status, "reason": reason, "sentence": sentence, "facts": facts}
             for run_id, run, (reason, sentence, facts) in steps
@@ -74,19 +87,28 @@ def _whole(state: Execution) -> str:
     return f"It runs: {len(state.steps) - state.open} of {_count(len(state.steps), 'step')} are over."
 
 
+def _place_in_line(state: Execution, limits: Sequence[Met]) -> str:
+    """How many there may be, how many there are, and how many come before this one."""
+    turn = next((met for met in limits if met.kind == "admission"), None)
+    if turn is None or not state.is_queued or state.status in ENDED or turn.most is None:
+        return ""
+    return f" {turn.taken or 0:,} of {turn.most:,} are under way, and {turn.ahead or 0:,} come before it."
+
+
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """Calls by run and attempt, and children that have to be started by run."""
+    """Calls by run and attempt, children that have to be started by run, and what limits calls."""
 
     calls: dict[tuple[str, int], Due]
     children: dict[str, Due]
+    limits: Sequence[Met]
 
     @classmethod
-    def of(cls, rows: Sequence[Due]) -> "_Rows":
+    def of(cls, rows: Sequence[Due], limits: Sequence[Met]) -> "_Rows":
         return cls(
             {(row.step, row.attempt): row for row in rows if row.kind in ("call", "callback")},
-            {row.step: row for row in rows if row.kind == "child"},
-        )
+            {row.step: row for row in rows if row.kind == "child"}, limits,
+        )  # fmt: skip
 
 
 def _unfinished(state: Execution, rows: _Rows, present: datetime) -> Iterator[tuple[str, StepRun, Why]]:
@@ -113,12 +135,13 @@ def _of_run(
     if run.status == "waiting" and run.waiting is not None:
         yield run_id, run, _waits(run.waiting, run.due_at, rows.children.get(run_id), present)
     elif run.status in ("running", "retrying"):
-        yield run_id, run, _attempted(_work(step, run_id, run), run, rows.calls.get((run_id, run.attempts)), present)
+        row = rows.calls.get((run_id, run.attempts))
+        yield run_id, run, _attempted(_work(step, run_id, run), run, row, present, rows.limits)
     undoing = state.runs.get(undoing_run(run_id))
     if undoing is not None and undoing.status in ("running", "retrying"):
         work = _work(step, undoing_run(run_id), undoing)
         row = rows.calls.get((undoing_run(run_id), undoing.attempts))
-        reason, sentence, facts = _attempted(work, undoing, row, present)
+        reason, sentence, facts = _attempted(work, undoing, row, present, rows.limits)
         yield undoing_run(run_id), undoing, ("compensating", f"It is being undone. {sentence}", {**facts, "call": reason})
 
 
@@ -192,7 +215,7 @@ def _waits_for_child(waiting: Waiting, facts: dict[str, Any], *, has_begun: bool
     return "child", sentence + ("runs for it." if has_begun else "is about to be started for it."), facts
 
 
-def _attempted(work: Work, run: StepRun, row: Due | None, present: datetime) -> Why:
+def _attempted(work: Work, run: StepRun, row: Due | None, present: datetime, limits: Sequence[Met]) -> Why:
     """Why the attempt that may be made has no outcome yet."""
     facts: dict[str, Any] = {"attempt": run.attempts, "action": work.action, "module": work.module}
     what = f"Attempt {run.attempts}"
@@ -216,11 +239,32 @@ def _attempted(work: Work, run: StepRun, row: Due | None, present: datetime) -> 
         facts |= {"slot_key": row.slot_key, "slot_max": row.slot_max, "slots_taken": row.slots_taken}
         most = f"{row.slot_max} at a time may run with the key {row.slot_key!r}"
         return "slot", f"{what} waits for a slot: {most}, and as many do.", facts
+    if (held_back := _held_back(what, work, present, limits)) is not None:
+        reason, sentence, more = held_back
+        return reason, sentence, {**facts, **more, "ahead": row.ahead}
     if row.ahead is None:
         return "queued", f"{what} is due, and is taken into the queue within a moment.", {**facts, "ahead": None}
     ahead = f"{row.ahead:,}" if row.ahead < AHEAD_MAX else f"{AHEAD_MAX:,} or more"
     sentence = f"{what} is queued behind {ahead} others of this tenant, with priority {row.priority}."
     return "queued", sentence, {**facts, "ahead": row.ahead}
+
+
+def _held_back(what: str, work: Work, present: datetime, limits: Sequence[Met]) -> Why | None:
+    """The limit that keeps a call waiting which is due; None where it waits for its turn alone."""
+    for met in limits:
+        is_full = met.most is not None and (met.taken or 0) >= met.most
+        facts: dict[str, Any] = {"limit": met.kind, "most": met.most, "taken": met.taken}
+        if met.kind == "steps" and is_full:
+            return "limit", f"{what} waits: {met.most:,} steps of the tenant may be under way at a time, and as many are.", facts
+        if met.action != work.action:
+            continue
+        if met.kind == "concurrency" and is_full:
+            return "limit", f"{what} waits: {met.most:,} of {work.action!r} may be under way at a time, and as many are.", facts
+        if met.kind == "rate" and met.available_at is not None and met.available_at > present:
+            facts |= {"per_seconds": met.per_seconds, "available_at": timestamp(met.available_at)}
+            rate = f"{met.most:,} of {work.action!r} may be begun in {met.per_seconds:g} seconds"
+            return "limit", f"{what} waits: {rate}, and the next one at {facts['available_at']}.", facts
+    return None
 
 
 def _again(what: str, run: StepRun, due_at: datetime, facts: dict[str, Any]) -> Why:

@@ -18,15 +18,17 @@ from access.http.routing import GuardedRoutes
 from access.principal import Access
 from access.roles import EXECUTIONS_READ
 from domain.execution import evolve
+from domain.tenant_limits import NO_LIMITS, TenantLimits
 from domain.values import ExecutionId, TenantId, execution_stream
 from event_store.faults import DATABASE_AWAY
 from event_store.records import StoreUnavailable
 from event_store.store import EventStore
 from projections.pages import storable
-from read_api.explaining import EXPLAINED_MAX, Due, explained
+from read_api.explaining import EXPLAINED_MAX, Due, Met, explained
 from read_api.reading import found, missing
 
 _ROWS: Final = "SELECT * FROM quantum.explain_execution($1, $2, $3)"
+_LIMITS: Final = "SELECT * FROM quantum.explain_limits($1, $2, $3, $4)"
 
 
 def utc_now() -> datetime:
@@ -34,8 +36,13 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def explanations_router(gate: Gate, store: EventStore, *, clock: Callable[[], datetime] = utc_now) -> APIRouter:
-    """The route that explains executions. It reads the log itself, so it needs no position to wait for."""
+def explanations_router(
+    gate: Gate, store: EventStore, *, installation: TenantLimits = NO_LIMITS, clock: Callable[[], datetime] = utc_now
+) -> APIRouter:  # fmt: skip
+    """The route that explains executions. It reads the log itself, so it needs no position to wait for.
+
+    `installation`: the limits of tenants for which nothing else is set.
+    """
     routes = GuardedRoutes(gate, "executions")
 
     @routes.tenant(
@@ -52,7 +59,8 @@ def explanations_router(gate: Gate, store: EventStore, *, clock: Callable[[], da
         if loaded.state is None:
             raise missing("execution", execution_id)
         rows = await waited_for(store.tenant_pool, access.tenant_id, execution_id)
-        return found(orjson.dumps(explained(loaded.state, rows, clock())))
+        limits = await limits_met(store.tenant_pool, access.tenant_id, execution_id, installation)
+        return found(orjson.dumps(explained(loaded.state, rows, clock(), limits)))
 
     return routes.router
 
@@ -64,3 +72,13 @@ async def waited_for(tenant_pool: Any, tenant_id: TenantId, execution_id: str) -
     except DATABASE_AWAY as fault:
         raise StoreUnavailable(str(StoreUnavailable.__doc__)) from fault
     return [Due(**row) for row in rows]
+
+
+async def limits_met(tenant_pool: Any, tenant_id: TenantId, execution_id: str, installation: TenantLimits) -> list[Met]:
+    """The limits that may keep an execution waiting. Raises `StoreUnavailable`."""
+    defaults = (installation.concurrent_steps, installation.concurrent_executions)
+    try:
+        rows = await tenant_pool.fetch(_LIMITS, tenant_id, execution_id, *defaults)
+    except DATABASE_AWAY as fault:
+        raise StoreUnavailable(str(StoreUnavailable.__doc__)) from fault
+    return [Met(**row) for row in rows]

@@ -95,9 +95,9 @@ def pull_subscriptions_router(gate: Gate, store: EventStore, keeper: Keeper) -> 
     async def read_dead_letters(request: Request, access: Access) -> Response:
         """Events that were given out in vain as often as they may be. What they say is at `GET /events/{position}`."""
         query = parse(request, _LETTERS)
+        after, limit = _after(query["cursor"]), query["limit"] or LIMIT_DEFAULT
         subscription = await one_of(request, access)
-        limit = query["limit"] or LIMIT_DEFAULT
-        letters = await keeper.dead_letters(access.tenant_id, subscription.subscription_id, _after(query["cursor"]), limit + 1)
+        letters = await keeper.dead_letters(access.tenant_id, subscription.subscription_id, after, limit + 1)
         shown = letters[:limit]
         following = encode_token(shown[-1].position) if len(letters) > limit else None
         return page(request, [_document(letter) for letter in shown], following)

@@ -105,6 +105,7 @@ class ActionBody(BaseModel):
     output_schema: dict[str, Any] | None = None
     timeout: Seconds = None
     retry: Retry = None
+    compensate: str | None = Field(None, examples=["remove-image"], description="The action that undoes this one.")
     rate: RateBody | None = None
     concurrency: int | None = Field(
         None, ge=1, le=CONCURRENCY_MAX, description="How many of it may be under way at once in the tenant."
@@ -207,6 +208,7 @@ def _actions(bodies: list[ActionBody]) -> tuple[module.Action, ...]:
         per = None if body.rate is None else read_seconds(body.rate.per, f"{place}/rate/per", unreadable)
         actions.append(module.Action(
             ActionName(body.name), body.input_schema, body.output_schema, timeout, retry,
+            compensate=None if body.compensate is None else ActionName(body.compensate),
             rate=None if body.rate is None or per is None else module.Rate(body.rate.max, per), concurrency=body.concurrency,
         ))  # fmt: skip
     faults += unreadable.listed

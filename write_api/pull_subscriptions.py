@@ -11,7 +11,7 @@ from starlette.responses import Response
 from access.gate import Gate
 from access.http import pull_documents as documents
 from access.http.headers import command_identity
-from access.http.json_body import parse_object, read, validated
+from access.http.json_body import parse_object, validated
 from access.http.operations import Answer
 from access.http.routing import API_PREFIX, GuardedRoutes
 from access.principal import Access
@@ -128,7 +128,7 @@ def pull_subscriptions_router(shell: Shell, gate: Gate, keeping: Keeping, *, clo
     )  # fmt: skip
     async def seek(request: Request, access: Access) -> Response:
         """Back in history, or on to `now`. What is given out at present is nobody's any more; dead letters stay."""
-        body = await read(request, Place)
+        body = validated(Place, parse_object(await request.body()))
         wanted = read_start(body.begins)
         subscription = await known_pull_subscription(shell, request, access)
         start = await keeping.start(access.tenant_id, wanted)

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from access.gate import Gate
 from access.http import pull_documents as documents
-from access.http.json_body import read
+from access.http.json_body import parse_object, read, validated
 from access.http.operations import Answer
 from access.http.presence import Places, unless_gone
 from access.http.problems import Problem
@@ -138,7 +138,7 @@ def pulling_router(shell: Shell, gate: Gate, reader: Reader) -> APIRouter:
     )  # fmt: skip
     async def acknowledge(request: Request, access: Access) -> Response:
         """The events do not come again. What somebody else holds meanwhile is done as well; what is unknown changes nothing."""
-        body = await read(request, Acknowledgement)
+        body = validated(Acknowledgement, parse_object(await request.body()))
         if (body.ids is None) == (body.up_to is None):
             raise Invalid([Fault("", "Say either ids or up_to.", "one-of")])
         up_to = None if body.up_to is None else _position(body.up_to)
@@ -155,7 +155,7 @@ def pulling_router(shell: Shell, gate: Gate, reader: Reader) -> APIRouter:
     )  # fmt: skip
     async def give_back(request: Request, access: Access) -> Response:
         """It is given out again after `delay` seconds; where that was the last time it may be, it is a dead letter."""
-        body = await read(request, GiveBack)
+        body = validated(GiveBack, parse_object(await request.body()))
         lease = _lease(body.id, "/id")
         subscription = await known_pull_subscription(shell, request, access)
         came = await reader.refuse(access.tenant_id, subscription, lease, body.delay, body.reason)
@@ -172,7 +172,7 @@ def pulling_router(shell: Shell, gate: Gate, reader: Reader) -> APIRouter:
     )  # fmt: skip
     async def extend(request: Request, access: Access) -> Response:
         """For work that takes longer than a lease. What is not held any more is among `unknown`."""
-        body = await read(request, Extension)
+        body = validated(Extension, parse_object(await request.body()))
         wanted = read_leases(body.ids)
         subscription = await known_pull_subscription(shell, request, access)
         seconds = subscription.terms.lease_seconds if body.lease is None else body.lease

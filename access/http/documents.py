@@ -256,6 +256,8 @@ class RetryPolicy(BaseModel):
     initial_seconds: float
     backoff: float
     cap_seconds: float
+    jitter: float = Field(description="The part of a wait that chance takes away.")
+    non_retryable: list[str] = Field(description="Codes of errors that are final at once.")
 
 
 class Rate(BaseModel):
@@ -275,6 +277,7 @@ class Action(BaseModel):
     retry: RetryPolicy | None
     rate: Rate | None = Field(description="How often it may be begun in the tenant.")
     concurrency: int | None = Field(description="How many may be under way at once in the tenant.")
+    compensate: str | None = Field(description="The action that undoes this one, with the same parameters.")
 
 
 class Transport(BaseModel):

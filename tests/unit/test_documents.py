@@ -63,6 +63,10 @@ def test_a_module_shows_its_actions_and_whether_it_is_built_in() -> None:
     assert document["actions"] == [
         {
             "name": "deploy", "input_schema": {"type": "object"}, "output_schema": None, "timeout": 30.0,
-            "retry": {"attempts_max": 3, "initial_seconds": 1.0, "backoff": 2.0, "cap_seconds": 60.0},
+            "retry": {
+                "attempts_max": 3, "initial_seconds": 1.0, "backoff": 2.0, "cap_seconds": 60.0, "jitter": 0.0,
+                "non_retryable": [],
+            },
+            "rate": None, "concurrency": None, "compensate": None,
         }
     ]  # fmt: skip
