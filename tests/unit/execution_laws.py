@@ -61,6 +61,7 @@ def _check_first(state: Execution, run_id: str) -> None:
         assert state.active == 0, "undoings come one after the other"
         return
     is_going_on = state.status == "running" or (state.status == "paused" and _run(state, run_id).fell_back)
+    assert not state.is_queued, f"{run_id} begins something before the execution has its turn"
     assert is_going_on, f"{run_id} begins something in an execution that is {state.status}"
     step = state.plan.step_of(run_id)
     assert step is not None
@@ -90,7 +91,7 @@ def check_state(state: Execution) -> None:
     elif state.status != "paused":
         waits = [run_id for run_id, run in state.runs.items() if run.status == "waiting"]
         assert not (waits and state.failing), "a failing execution still waits"
-        assert state.active > 0, f"nothing would ever wake this execution: it is {state.status}"
+        assert state.active > 0 or state.is_queued, f"nothing would ever wake this execution: it is {state.status}"
     if state.status == "completed":
         assert all(state.runs[step.id].status in ("completed", "skipped", "failed") for step in state.steps)
     if state.status == "failed":
