@@ -16,7 +16,7 @@ from quantum.cli import program
 from tests.acceptance.outside import API, Outside, command
 from tests.platforms import temporary_directory
 
-PROJECTIONS = {"tenants", "intents", "intent_search", "executions", "modules"}
+PROJECTIONS = {"tenants", "intents", "intent_search", "executions", "resources", "modules", "subscriptions"}
 
 
 def commands(group: Any, *way: str) -> Iterator[tuple[tuple[str, ...], Any]]:

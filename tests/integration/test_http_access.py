@@ -4,6 +4,7 @@
 import base64
 import json
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from access.roles import ROLES
 from tests.conftest import Database
 from tests.http_platform import API, Http, Tenant, serving
 
-PUBLIC = {"/health/live", "/health/ready"}
+PUBLIC = {"/health/live", "/health/ready", "/asyncapi.json", f"{API_PREFIX}/callbacks/{{token}}"}
 NOBODY = "00000000-0000-0000-0000-000000000000"
 
 
@@ -34,12 +35,12 @@ def operations(http: Http) -> list[Operation]:
 
 
 def address_of(operation: Operation, **values: str) -> str:
-    filled = {"intent_id": NOBODY, "execution_id": NOBODY, "tenant_id": "nobody", "version": "1", "name": "nobody", **values}
-    return operation.path.format(**filled)
+    filled = {"intent_id": NOBODY, "execution_id": NOBODY, "version": "1", **values}
+    return operation.path.format_map(defaultdict(lambda: "nobody", filled))
 
 
 def body_of(operation: Operation) -> Any:
-    return {} if operation.method in ("POST", "PUT") else None
+    return {} if operation.method in ("POST", "PUT", "PATCH") else None
 
 
 async def test_every_route_under_the_api_says_which_permission_it_asks_for(http: Http):
@@ -127,6 +128,8 @@ async def test_what_belongs_to_another_tenant_does_not_exist_by_any_route(http: 
     for operation in operations(http):
         if operation.permission is None or not operation.permission.in_tenant or "{" not in operation.path:
             continue
+        if "/work/" in operation.path:
+            continue  # for workers alone: tests of their own try other tenants' leases
         foreign, nobody = [
             await _ask(stranger, operation, address_of(operation, **given)) for given in (values, {"version": "1"})
         ]
@@ -168,6 +171,6 @@ def _without_ids(text: str, values: dict[str, str]) -> str:
 
 
 async def test_health_needs_no_token(http: Http):
-    for path in sorted(PUBLIC):
+    for path in ("/health/live", "/health/ready"):
         answer = await http.client.get(path)
         assert (answer.status_code, answer.json()["status"]) == (200, "ok")

@@ -3,6 +3,7 @@
 
 import asyncio
 import json
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,10 @@ def writes(http: Http) -> list[tuple[str, str]]:
     found = []
     for route in http.platform.api.routes:
         operation = operation_of(route)
-        if operation is not None and operation.body is not None:
-            path = operation.path.format(intent_id=NOBODY, execution_id=NOBODY, tenant_id="nobody", name="nobody")
+        takes_anything = operation is not None and "/signals/" in operation.path
+        if operation is not None and operation.body is not None and operation.permission is not None and not takes_anything:
+            filled = {"intent_id": NOBODY, "execution_id": NOBODY}
+            path = operation.path.format_map(defaultdict(lambda: "nobody", filled))
             found.append((operation.method, path))
     return found
 

@@ -8,8 +8,9 @@ import pytest
 
 from commands.execution import ApproveStep
 from commands.handle import handle
+from domain import execution
 from domain.execution_events import ExecutionStalled
-from domain.values import ExecutionId, StepId
+from domain.values import ExecutionId, StepId, execution_stream
 from event_store.store import EventStore
 from modules.contract import Invocation, ModuleError
 from sagas.stalls import StallCheck
@@ -26,8 +27,13 @@ class Watched:
 
     async def brought_to(self, execution_id: ExecutionId, status: str) -> None:
         async def there() -> bool:
-            state = await self.world.state(execution_id)
-            return any(run.status == status for run in state.runs.values()) and await self.world.dispatches() > 0
+            stream = execution_stream(execution_id)
+            state = (await self.world.store.load(self.world.tenant, stream, execution.evolve)).state
+            return (
+                state is not None
+                and any(run.status == status for run in state.runs.values())
+                and await self.world.dispatches() > 0
+            )
 
         await wait_until(there, what=f"a step that is {status}")
 
