@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from access.gate import Gate
 from access.http.headers import POSITION, REPLAYED, position_header, traceparent
-from access.http.json_body import parse_object, read, validated
+from access.http.json_body import parse_object, validated
 from access.http.operations import Answer
 from access.http.presence import unless_gone
 from access.http.problems import unavailable
@@ -174,7 +174,7 @@ def work_router(gate: Gate, work: PullWork) -> APIRouter:
 
         Each unit is the caller's for `lease_seconds`, and longer with each heartbeat; then somebody else gets it.
         """
-        body = await read(request, WorkRequest)
+        body = validated(WorkRequest, parse_object(await request.body()))
         actions = body.actions if body.module is None else await work.actions(access.tenant_id, body.module)
         request.scope["quantum.is_stream"] = True  # nothing is lost when a server that stops cuts it
         fetching = work.fetch(access.tenant_id, list(dict.fromkeys(actions or ())), body.max, body.wait)

@@ -18,7 +18,7 @@ from tests.waiting import wait_until
 STREAMS = 48
 BATCH_MAX = 20
 SETTLED_SECONDS_MAX = 20.0
-"""From a member's coming or going to an ownership that has stood through `ROUNDS` events of every stream. Mostly it is two or three."""
+"""From a member's coming or going to an ownership that has stood through `ROUNDS` events of every stream. Mostly two or three."""
 ROUNDS = 3
 STILL_ROUNDS = 25
 REPEATS_MAX = 6 * BATCH_MAX
