@@ -6,6 +6,7 @@ The record's key is the message's key, so that what has to stay in order is in o
 """
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from aiokafka.partitioner import murmur2
@@ -56,18 +57,15 @@ def kafka_partition_of(key: str, partitions: int) -> int:
 
 def _record(key: str, attributes: dict[str, str], value: bytes) -> Record:
     encoded = key.encode()
-    names = [_HEADERS[name] for name in attributes]
+    names, names_bytes = _headers_of(tuple(attributes))
     contents = [text.encode() for text in attributes.values()]
-    size = len(encoded) + len(value) + _OVERHEAD_BYTES + sum(map(len, names)) + sum(map(len, contents)) + 4 * len(names)
-    return Record(encoded, list(zip(names, contents, strict=True)), value, size)
+    size = len(encoded) + len(value) + _OVERHEAD_BYTES + names_bytes + len(b"".join(contents))
+    return Record(encoded, list(zip(names, contents, strict=False)), value, size)
 
 
-class _Headers(dict[str, str]):
-    """The header of each attribute; there are two dozen of them, and a million events a minute."""
-
-    def __missing__(self, attribute: str) -> str:
-        self[attribute] = header = _CONTENT_TYPE[1] if attribute == _CONTENT_TYPE[0] else _PREFIX + attribute
-        return header
-
-
-_HEADERS = _Headers()
+@lru_cache(maxsize=256)
+def _headers_of(attributes: tuple[str, ...]) -> tuple[tuple[str, ...], int]:
+    """The headers of attributes, and the bytes they take without their contents. There are few sets of them, and many events."""
+    attribute, header = _CONTENT_TYPE
+    names = tuple(header if name == attribute else _PREFIX + name for name in attributes)
+    return names, sum(len(name) + 4 for name in names)
