@@ -55,10 +55,17 @@ class StartLimits:
         """The limits that hold for the tenant. Raises `StoreUnavailable`."""
         return (await self._tenants.limits(tenant_id)).over(self._installation)
 
-    async def may_start(self, tenant_id: TenantId) -> bool:
-        """True where the execution has to wait for its turn. Raises `LimitReached`, `StoreUnavailable`."""
+    async def may_start(self, tenant_id: TenantId, is_part: bool) -> bool:
+        """True where the execution has to wait for its turn. Raises `LimitReached`, `StoreUnavailable`.
+
+        A part of another execution counts for the rate alone: it has that one's place, which would otherwise wait for its own.
+        """
         limits = await self.in_force(tenant_id)
         if limits == NO_LIMITS:
+            return False
+        if is_part:
+            if limits.executions_a_minute is not None:
+                await self._check_rate(tenant_id, limits.executions_a_minute)
             return False
         if limits.queue_length is not None:
             await self._check_queue(tenant_id, limits.queue_length)

@@ -5,9 +5,11 @@ from commands.progress import Turn, consider_all
 from domain.execution import ENDED, Execution
 from domain.execution_events import ExecutionQueued, ExecutionRerun, ExecutionRetried
 from domain.plan import is_undoing, item_index, step_of_run
-from domain.refusals import ExecutionNotEnded, ExecutionNotFailed, NotFound
+from domain.refusals import ExecutionNotEnded, ExecutionNotFailed, NotFound, TooManyReruns
 from domain.runs import SETTLED, StepRun
 from domain.values import StepId
+
+RERUNS_MAX = 1_000
 
 
 def retried(turn: Turn) -> None:
@@ -28,6 +30,7 @@ def retried(turn: Turn) -> None:
         if run.status in SETTLED and not is_undoing(run_id) and step_of_run(run_id) in after
     ]  # fmt: skip
     loops = [step_of_run(run_id) for run_id in runs if item_index(run_id) is not None]
+    _check_reruns(state)
     turn.add(ExecutionRetried(state.execution_id, tuple(dict.fromkeys([*runs, *loops])), turn.at))
     _queue_again(turn)
     consider_all(turn)
@@ -53,9 +56,15 @@ def rerun(turn: Turn, step: StepId) -> None:
         if one.id == step or one.id in after or one.id in undone
         or (state.runs[one.id].status in unfinished and not _is_lived_with(state, one.id, state.runs[one.id]))
     ])  # fmt: skip
+    _check_reruns(state)
     turn.add(ExecutionRerun(state.execution_id, step, again, turn.at))
     _queue_again(turn)
     consider_all(turn)
+
+
+def _check_reruns(state: Execution) -> None:
+    if state.reruns >= RERUNS_MAX:
+        raise TooManyReruns(state.execution_id, RERUNS_MAX)
 
 
 def _queue_again(turn: Turn) -> None:

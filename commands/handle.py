@@ -81,11 +81,11 @@ class IdempotencyKeyReused(Refusal):
         super().__init__(self.__doc__)
 
 
-MayStart = Callable[[TenantId], Awaitable[bool]]
-"""Asked before an execution starts that is no part of another: whether it waits for its turn. Raises `LimitReached`."""
+MayStart = Callable[[TenantId, bool], Awaitable[bool]]
+"""(tenant, whether it is a part of another) -> whether an execution waits for its turn. Raises `LimitReached`."""
 
 
-async def unlimited(tenant_id: TenantId) -> bool:
+async def unlimited(tenant_id: TenantId, is_part: bool) -> bool:
     """Every execution begins at once."""
     return False
 
@@ -282,15 +282,14 @@ async def _start_execution(shell: Shell, command: StartExecution, envelope: Enve
         return Decided(turn.events, turn.state)
 
     stream = execution_stream(command.execution_id)
-    if command.parent is None:
-        try:
-            if await shell.may_start(envelope.tenant_id):
-                command = command.model_copy(update={"queues": True})
-        except LimitReached:
-            replay = await _replayed(shell.store, envelope, execution.evolve)
-            if replay is None:
-                raise
-            return replay
+    try:
+        if await shell.may_start(envelope.tenant_id, command.parent is not None):
+            command = command.model_copy(update={"queues": True})
+    except LimitReached:
+        replay = await _replayed(shell.store, envelope, execution.evolve)
+        if replay is None:
+            raise
+        return replay
     return await _obey(shell, envelope, stream, execution.evolve, decided, is_new=True)
 
 

@@ -22,10 +22,18 @@ from domain.intent import (
     IntentScheduleResumed,
 )
 from domain.module import Modules
-from domain.refusals import DefinitionInvalid, IntentHasNoSchedule, IntentIsArchived, IntentVersionStale, NotFound
+from domain.refusals import (
+    DefinitionInvalid,
+    IntentHasNoSchedule,
+    IntentIsArchived,
+    IntentVersionStale,
+    NotFound,
+    TooManyVersions,
+)
 from domain.values import IntentId, Version
 
 NAME_SCOPE = "intent-name"
+VERSIONS_MAX = 1_000
 
 
 class CreateIntent(BaseModel):
@@ -167,7 +175,7 @@ def _revised(state: Intent, command: ReviseIntent, catalogue: Modules, rules: Ru
     _check(command, catalogue, rules)
     description = state.description if command.description is None else command.description
     labels = state.labels if command.labels is None else command.labels
-    version = Version(state.current.version + 1)
+    version = _next_version(state)
     return [IntentRevised(command.intent_id, version, command.definition, description, labels, command.at)]
 
 
@@ -178,7 +186,7 @@ def _rolled_back(state: Intent, command: RollBackIntent, catalogue: Modules, rul
         raise NotFound("version", str(command.version), f"of the intent {command.intent_id}")
     # Rules may have grown stricter since: what is new in the log today holds to the rules of today.
     checked_definition(old.definition, catalogue, rules)
-    version = Version(state.current.version + 1)
+    version = _next_version(state)
     return [IntentRolledBack(command.intent_id, version, old.version, old.definition, command.at)]
 
 
@@ -211,3 +219,10 @@ def _check(command: CreateIntent | ReviseIntent, catalogue: Modules, rules: Rule
         faults.extend(refusal.faults)
     if faults:
         raise DefinitionInvalid(faults)
+
+
+def _next_version(state: Intent) -> Version:
+    """Raises `TooManyVersions`: an intent is loaded with all it has had."""
+    if state.current.version >= VERSIONS_MAX:
+        raise TooManyVersions(state.intent_id, VERSIONS_MAX)
+    return Version(state.current.version + 1)

@@ -45,7 +45,7 @@ from domain.execution_events import (
 from domain.execution_terms import Cause
 from domain.plan import PlannedStep, item_run, step_of_run, undoing_run
 from domain.runs import StepRun
-from domain.step_control import ITEMS_MAX
+from domain.step_control import ALL_ITEMS_MAX, ITEMS_MAX
 from domain.values import StepId
 
 _NEW = StepRun()
@@ -282,6 +282,11 @@ def _expand(turn: Turn, planned: PlannedStep, items: Any) -> None:
     if not isinstance(items, list) or len(items) > ITEMS_MAX:
         what = f"{len(items):,} items, of at most {ITEMS_MAX:,}" if isinstance(items, list) else "something that is no array"
         fail_for_good(turn, planned.id, 0, {"code": "items-invalid", "message": f"`foreach` was given {what}."})
+        return
+    begun = sum(len(turn.run(step.id).items or ()) for step in turn.state.steps)
+    if begun + len(items) > ALL_ITEMS_MAX:
+        message = f"The loops of an execution may have {ALL_ITEMS_MAX:,} items together; these would make {begun + len(items):,}."
+        fail_for_good(turn, planned.id, 0, {"code": "too-many-items", "message": message})
         return
     turn.add(StepExpanded(turn.state.execution_id, planned.id, tuple(items), turn.at))
     if items:

@@ -70,6 +70,7 @@ class Execution:
     steps each step still waits: so that an answer costs no look at the whole plan. `failing` is the step whose failure ends the
     execution. `undoable` are completed runs that can be undone, in the order of completion; `undoing` what is left to undo.
     `turns`: how often it had to wait for the tenant to have room; while it `is_queued`, nothing of it begins.
+    `reruns`: how often it was begun again after its end.
     """
 
     execution_id: ExecutionId
@@ -100,6 +101,7 @@ class Execution:
     resources: dict[str, Resource] = field(default_factory=dict)
     turns: int = 0
     is_queued: bool = False
+    reruns: int = 0
 
     @property
     def steps(self) -> tuple[PlannedStep, ...]:
@@ -341,6 +343,7 @@ def _again(state: Execution, run_ids: Iterable[StepId], at: datetime, *, keeps_i
     return changed(
         _recounted(state, runs), status="running", error=None, completed_at=None, updated_at=at, undoable=undoable,
         undoing=(), not_undone=(), cause=None, reason=None, result=None, is_queued=False,
+        reruns=state.reruns + 1,
     )  # fmt: skip
 
 

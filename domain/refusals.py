@@ -98,6 +98,14 @@ class IntentVersionStale(Refusal):
         self.intent_id, self.expected, self.actual = intent_id, expected, actual
 
 
+class TooManyVersions(Refusal):
+    code = "too-many-versions"
+
+    def __init__(self, intent_id: str, limit: int) -> None:
+        super().__init__(f"The intent {intent_id} has {limit:,} versions, which is all it may have. Create another intent.")
+        self.intent_id, self.limit = intent_id, limit
+
+
 class IntentHasNoSchedule(Refusal):
     code = "intent-has-no-schedule"
 
@@ -158,6 +166,14 @@ class ExecutionHasEnded(Refusal):
     def __init__(self, execution_id: str, status: str) -> None:
         super().__init__(f"The execution {execution_id} has ended: it is {status}.")
         self.execution_id, self.status = execution_id, status
+
+
+class TooManyReruns(Refusal):
+    code = "too-many-reruns"
+
+    def __init__(self, execution_id: str, limit: int) -> None:
+        super().__init__(f"The execution {execution_id} was begun again {limit:,} times, which is all it may be. Start another.")
+        self.execution_id, self.limit = execution_id, limit
 
 
 class ExecutionNotEnded(Refusal):

@@ -15,6 +15,7 @@ from domain.step_policies import NAME_RULE, did_you_mean, is_name, read_retry, r
 WAIT_SECONDS_MAX = 366 * 86_400.0
 ITEMS_AT_ONCE_DEFAULT = 10
 ITEMS_MAX = 1_000
+ALL_ITEMS_MAX = 10_000  # of all loops of an execution
 ROLES_MAX = 20
 EXPRESSION_CHARS_MAX = 4_096
 CONCURRENCY_MAX = 10_000

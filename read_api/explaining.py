@@ -3,7 +3,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, assert_never
 
@@ -203,7 +203,9 @@ def _waits(waiting: Waiting, due_at: datetime | None, child_row: Due | None, pre
         case "resume":
             return "paused", "It could go on, but the execution is paused: resume it.", {}
         case "child":
-            return _waits_for_child(waiting, facts, has_begun=child_row is None or child_row.due_at > present)
+            # A row that sleeps for longer than any limit holds a start back is the sign that the child runs.
+            has_begun = child_row is None or child_row.due_at > present + timedelta(days=1)
+            return _waits_for_child(waiting, facts, has_begun=has_begun)
         case _:
             assert_never(waiting.reason)
 

@@ -21,9 +21,10 @@ Key = tuple[str, str, str, int]
 ALIVE_SECONDS = 5.0
 """A worker is taken for dead when its last heartbeat is this old; then its calls are made again."""
 
+# `OFFSET 0` keeps it a look into the index for each row: a plan made for a small log would else hash the whole of it each time.
 _RECORDED = """
 EXISTS (SELECT FROM quantum.events AS e
-         WHERE e.tenant_id = d.tenant_id AND e.command_id = d.command_id AND e.command_index = 0)
+         WHERE e.tenant_id = d.tenant_id AND e.command_id = d.command_id AND e.command_index = 0 OFFSET 0)
 """
 _INSERT = f"""
 INSERT INTO quantum.saga_dispatches
@@ -48,8 +49,7 @@ _COLUMNS = (
 _CLAIM = f"SELECT {', '.join(_COLUMNS)} FROM quantum.saga_claim($1, $2, $3, $4, $5, $6, $7, $8)"  # noqa: S608
 _NEXT_DUE = """
 SELECT extract(epoch FROM least(
-           (SELECT min(due_at) FROM quantum.saga_dispatches
-             WHERE rank IS NULL AND lease_owner IS NULL AND due_at > coalesce($1, now())),
+           (SELECT min(due_at) FROM quantum.saga_dispatches WHERE rank IS NULL AND lease_owner IS NULL),
            (SELECT min(empty_until) FROM quantum.saga_action_limits WHERE empty_until > coalesce($1, now()))
        ) - coalesce($1, now()))::float8
 """
@@ -216,7 +216,7 @@ class Dispatches:
         return None if len(rows) > _LANES_MAX else frozenset([row[0] for row in rows])
 
     async def next_due_seconds(self) -> float | None:
-        """Seconds until the next timer, or None where there is none."""
+        """Seconds until the next timer, or None where there is none; none or less where a claim has left some that were due."""
         rows = await self._fetch(_NEXT_DUE, self._present())
         seconds: float | None = rows[0][0]
         return seconds

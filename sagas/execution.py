@@ -12,11 +12,12 @@ import contextlib
 import secrets
 from collections import deque
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import structlog
 
 from commands.handle import Shell
+from domain.refusals import LimitReached
 from domain.values import ExecutionId, TenantId, execution_stream
 from event_store import codec
 from event_store.faults import DATABASE_FAULTS
@@ -249,8 +250,12 @@ class ExecutionSaga:
             case "admission":
                 await self._admissions.admit(dispatch)
             case _:
-                if not await self._wakes.make(dispatch):
-                    await self._dispatches.sleep(dispatch.key, Later(dispatch.kind, NEVER))
+                try:
+                    is_over, again_at = await self._wakes.make(dispatch), NEVER
+                except LimitReached as reached:
+                    is_over, again_at = False, self._clock() + timedelta(seconds=reached.again_seconds)
+                if not is_over:
+                    await self._dispatches.sleep(dispatch.key, Later(dispatch.kind, again_at))
                     return
         if dispatch.key in self._rowless:
             self._rowless.discard(dispatch.key)

@@ -23,6 +23,7 @@ from domain.refusals import (
     ExecutionExists,
     ExecutionHasEnded,
     Invalid,
+    LimitReached,
     NotFound,
     Refusal,
     StepNotRunning,
@@ -101,6 +102,8 @@ class Wakes:
             )  # fmt: skip
             try:
                 await handle(self._shell, command, _envelope(dispatch))
+            except LimitReached:
+                raise  # it is begun when there is room
             except ExecutionExists:
                 raise AssertionError("a child has no business key") from None
             except Invalid as refusal:

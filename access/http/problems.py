@@ -59,6 +59,8 @@ KINDS: Final[dict[str, Kind]] = {
     "tenant-exists": Kind(409, "The tenant is registered already"),
     "intent-name-taken": Kind(409, "The name is taken"),
     "intent-archived": Kind(409, "The intent is archived"),
+    "too-many-versions": Kind(409, "The intent has all the versions it may have"),
+    "too-many-reruns": Kind(409, "The execution was begun again as often as it may be"),
     "intent-has-no-schedule": Kind(409, "The intent has no schedule"),
     "module-name-taken": Kind(409, "The name is taken"),
     "action-taken": Kind(409, "The action has a module already"),

@@ -12,20 +12,23 @@ from streaming.relay import Relay
 from streaming.transport import Message
 from tests.consumers import Seen, assert_in_order, consuming, relaying
 from tests.streams import append
-from tests.transport_engines import ENGINES, SLOW_ENGINES, Engine, MeasuredTransport
+from tests.transport_engines import ENGINES, Engine, MeasuredTransport
 from tests.waiting import wait_until
 
 STREAMS = 48
 BATCH_MAX = 20
 SETTLED_SECONDS_MAX = 20.0
 """From a member's coming or going to an ownership that has stood through `ROUNDS` events of every stream. Mostly two or three."""
-ROUNDS = 3
-STILL_ROUNDS = 25
+ROUNDS, STILL_ROUNDS = 20, 60
+"""Of events of every stream, ten a second at most: members look at each other once a second, so shares move in steps of that."""
 REPEATS_MAX = 6 * BATCH_MAX
 """Six changes of members, all in order: at each, no more than the batch that was in hand. (Mostly there is none.)"""
 
 
-@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow if name in SLOW_ENGINES else ()) for name in sorted(ENGINES)])
+pytestmark = [pytest.mark.slow]
+
+
+@pytest.fixture(params=sorted(ENGINES))
 async def engine(request: pytest.FixtureRequest) -> AsyncIterator[Engine]:
     engine = ENGINES[request.param]()
     try:

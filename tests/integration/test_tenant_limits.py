@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from commands.execution import CancelExecution, PauseExecution, ResumeExecution, RetryExecution
+from commands.execution import CancelExecution, PauseExecution, ResumeExecution, RetryExecution, TerminateExecution
 from domain.execution_events import ExecutionStalled
 from domain.module import Rate
 from domain.refusals import LimitReached
@@ -200,6 +200,27 @@ async def test_a_part_of_another_execution_takes_no_turn_of_its_own(store: Event
         await world.define("part", {"target": "t", "steps": [{"action": "do"}]})
         whole = await world.run({"id": "p", "workflow": "part"})
         await whole.ended()
+
+
+async def test_parts_count_for_the_rate_and_wait_rather_than_fail(store: EventStore) -> None:
+    world = LimitedWorld(store, "rated-parts")
+    async with two_workers(world):
+        await world.registered(executions_a_minute=2)
+        await world.define("rated-part", {"target": "t", "steps": [{"action": "do"}]})
+        whole = await world.run({"id": "p", "workflow": "rated-part", "foreach": {"items": [1, 2, 3, 4], "concurrency": 4}})
+
+        async def held_back() -> bool:
+            asleep: int = await store.platform_pool.fetchval(
+                "SELECT count(*) FROM quantum.saga_dispatches WHERE tenant_id = $1 AND kind = 'child' AND lease_owner IS NULL"
+                " AND rank IS NULL AND due_at BETWEEN now() AND now() + interval '61 s'", world.tenant,
+            )  # fmt: skip
+            return asleep >= 2
+
+        await wait_until(held_back, 20, what="parts to be held back")
+        state = await whole.state()
+        assert state.status == "running"
+        assert "failed" not in {run.status for run in state.runs.values()}
+        await whole.say(TerminateExecution, reason=None)
 
 
 async def test_a_worker_that_dies_with_a_turn_in_its_hands_frees_nothing_twice(store: EventStore) -> None:

@@ -1,6 +1,7 @@
 # intent_ref: tests.tenant-limits
 """What limits say, what they make of a start, and what a worker may take without asking."""
 
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -9,22 +10,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from access.http.problems import of_refusal
-from commands.execution_commands import AdmitExecution
+from commands.again import RERUNS_MAX
+from commands.execution import decide as decide_execution
+from commands.execution_commands import AdmitExecution, RerunExecution, RetryExecution
+from commands.intent import VERSIONS_MAX, ReviseIntent, RollBackIntent
+from commands.intent import decide as decide_intent
 from commands.tenant import SetTenantLimits, decide
+from domain.execution import evolve as evolve_execution
 from domain.execution_events import ExecutionQueued, StepStarted
 from domain.input_rules import module_faults
+from domain.intent import IntentCreated, IntentRevised
+from domain.intent import evolve as evolve_intent
 from domain.module import Action, Rate, Transport
-from domain.refusals import ExecutionHasEnded, Invalid, LimitReached, NotFound
+from domain.refusals import ExecutionHasEnded, Invalid, LimitReached, NotFound, TooManyReruns, TooManyVersions
 from domain.tenant import TenantLimitsSet, TenantRegistered, TenantSuspended, evolve
 from domain.tenant_limits import COUNT_MAX, NO_LIMITS, TenantLimits
-from domain.values import ActionName, TenantId
+from domain.values import ActionName, StepId, TenantId, Version
 from sagas.dispatches import Dispatch
 from sagas.reactions import Cause, admission_row, react
 from sagas.room import Limits, Room
 from sagas.stalls import reasons_to_wake
 from tests.unit.execution_play import Play, again
 from tests.unit.given_when_then import Decider
-from tests.unit.samples import AT, EXECUTION, after, modules_of
+from tests.unit.samples import AT, EXECUTION, INTENT, RULES, after, modules_of
 
 TENANT = TenantId("tenant-123")
 tenant = Decider(evolve, decide)
@@ -233,3 +241,42 @@ def test_no_room_is_ever_given_twice(
     assert not [one for one in taken if one.tenant_id in waits | limited or one.slot_key]
     for name in "abc":
         assert sum(one.tenant_id == name for one in taken) <= of_tenant
+
+
+# --- what an intent and an execution may grow to
+
+
+def test_an_intent_has_no_more_versions_than_it_may() -> None:
+    first = IntentCreated(INTENT, "deploy", {"target": "t", "steps": []}, None, {}, AT)
+    last = IntentRevised(INTENT, Version(VERSIONS_MAX - 1), {"target": "t", "steps": []}, None, {}, AT)
+    deciding = Decider(evolve_intent, lambda state, command: decide_intent(state, command, modules_of(), RULES))
+    revise = ReviseIntent(intent_id=INTENT, definition={"target": "u", "steps": []}, at=AT)
+    full = (
+        deciding.given(first, last)
+        .when(revise)
+        .then(IntentRevised(INTENT, Version(VERSIONS_MAX), {"target": "u", "steps": []}, None, {}, AT))
+    )
+    full.when(revise).then_refused(TooManyVersions, limit=VERSIONS_MAX)
+    full.when(RollBackIntent(intent_id=INTENT, version=1, at=AT)).then_refused(TooManyVersions)
+
+
+def test_an_execution_is_begun_again_only_so_often() -> None:
+    play = Play(A)
+    play.complete("a")
+    worn = replace(play.state, reruns=RERUNS_MAX - 1)
+    again_at = RerunExecution(execution_id=EXECUTION, step=StepId("a"), at=AT)
+    for event in decide_execution(worn, again_at):
+        worn = evolve_execution(worn, event)
+    assert worn.reruns == RERUNS_MAX
+    failed = replace(worn, status="failed")
+    for command in (again_at, RetryExecution(execution_id=EXECUTION, at=AT)):
+        with pytest.raises(TooManyReruns, match="1,000 times"):
+            decide_execution(failed, command)
+
+
+def test_the_loops_of_an_execution_have_no_more_items_together_than_they_may() -> None:
+    loop = {"action": "a", "foreach": {"items": "${{ inputs.items }}", "concurrency": 1}, "depends_on": []}
+    play = Play(*[{**loop, "id": f"l{number}"} for number in range(11)], start={"inputs": {"items": list(range(1_000))}})
+    assert play.statuses() == ["running"] * 10 + ["failed"]
+    assert play.run("l10").error is not None
+    assert play.run("l10").error["code"] == "too-many-items"  # type: ignore[index]
