@@ -53,7 +53,9 @@ def setting(name: str) -> int:
 ROWS: dict[str, str] = {
     "request body": size(setting("request_bytes_max")),
     "nesting of a request": str(setting("depth_max")),
-    "one text in a definition or in inputs; all of them": f"{size(_LIMITS.value_bytes_max)}; {size(_LIMITS.definition_bytes_max)}",
+    "one text in a definition or in inputs; all of them": (
+        f"{size(_LIMITS.value_bytes_max)}; {size(_LIMITS.definition_bytes_max)}"
+    ),
     "values in a definition or in inputs": f"{_LIMITS.values_max:,}",
     "steps of an intent": str(setting("steps_max")),
     "versions of an intent": f"{VERSIONS_MAX:,}",
