@@ -19,7 +19,7 @@ serve: .venv/runtime ## Runs the platform at http://127.0.0.1:8000 until Ctrl-C
 
 test: lint ## Lint, then the quick tests, then the slow ones
 	$(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile -m "not slow and not chaos"
-	$(BIN)/python -m pytest -q -m "slow or chaos"
+	$(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile -m "slow or chaos"
 
 lint: .venv/dev ## Style, types, import contracts and house rules
 	@$(BIN)/ruff check .

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import api, append, catch_up, memory, orchestration, size, streaming, subscribers, webhooks
-from bench.ground import Figure
+from bench.ground import Figure, tell
 
 PARTS = {
     "append": append,
@@ -30,6 +30,7 @@ async def run(names: list[str], seconds: float, console: Console) -> list[Figure
     """Measures the parts one after the other."""
     figures = []
     for name in names:
+        tell(f"measuring {name}")
         with console.status(f"measuring {name} …"):
             figures += await PARTS[name].measure(seconds)
     return figures

@@ -46,6 +46,11 @@ class Figure:
         return self.ratio <= self.reach if self.at_most else self.ratio >= self.reach
 
 
+def tell(line: str) -> None:
+    """Says at once, on standard error and with the time, what is being measured or was found: a run takes minutes."""
+    print(time.strftime("%H:%M:%S"), line, file=sys.stderr, flush=True)
+
+
 @asynccontextmanager
 async def postgres() -> AsyncIterator[tuple[Path, DatabaseUrls]]:
     """A fresh, durable embedded PostgreSQL with the platform's schema, and the data directory it is in."""

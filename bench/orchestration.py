@@ -1,8 +1,10 @@
 # intent_ref: bench.orchestration
-"""Executions of no-op steps, every step durable: throughput beside DBOS on the same PostgreSQL, and what size and floods cost.
+"""Executions of no-op steps, every step durable: throughput beside DBOS on the same PostgreSQL and beside Restate, and what size
+and floods cost.
 
 Each of our workers is a process that starts executions and takes part in the execution saga; a step is an in-process module's
-action. DBOS runs in one process, as its users run it, with the pool it needs for 64 workflows.
+action. DBOS runs in one process, as its users run it, with the pool it needs for 64 workflows. Restate runs with a server and
+a store of its own, where Node.js is there to install it with, at the best of a few settings (`bench.peer_restate`).
 """
 
 import asyncio
@@ -17,7 +19,8 @@ from typing import Any
 
 import psutil
 
-from bench.ground import Figure, event_store, postgres
+from bench.ground import Figure, event_store, postgres, tell
+from bench.peer_restate import best_steps_a_second
 from commands.execution import StartExecution
 from commands.handle import Envelope, Shell, handle
 from commands.intent import CreateIntent
@@ -212,18 +215,31 @@ async def measure(seconds: float) -> list[Figure]:
     """Steps a second beside DBOS, the latency of a dispatch, and what width, waiting and floods cost."""
     async with postgres() as (_, urls):
         dbos = await dbos_steps_a_second(urls.owner_dsn, seconds)
-        rates = {count: await steps_a_second(urls.app_dsn, urls.platform_dsn, count, seconds) for count in (1, 2)}
+        tell(f"DBOS: {dbos:,.0f} steps/s")
+        restate = await best_steps_a_second(seconds / 2)
+        rates = {}
+        for count in (1, 2):
+            rates[count] = await steps_a_second(urls.app_dsn, urls.platform_dsn, count, seconds)
+            tell(f"Quantum with {count} worker{'s' if count > 1 else ''}: {rates[count]:,.0f} steps/s")
         async with event_store(urls) as store:
             median, last = await _latencies(store, int(seconds * 40))
+            tell(f"dispatch latency, idle: median {median:.1f} ms, p99 {last:.1f} ms")
             of_chain = _rate(await executions_in(store, seconds, IN_FLIGHT), STEPS)
             of_layers = _rate(await executions_in(store, seconds, 4, layers(5, 100)), 500)
+            tell(f"500 steps, 100 wide: {of_layers:,.0f} steps/s; chains of 5: {of_chain:,.0f} steps/s")
             idle, flooded = await _flood(store, int(seconds * 1_000))
+            tell(f"p95 dispatch latency: {flooded:.1f} ms in a flood, {idle:.1f} ms idle; now executions that wait")
         async with event_store(urls) as store:
             few, many, memory = await _waiting(store, 1_000, 100_000 if seconds > 4 else 20_000)
     workers, best = max(rates.items(), key=lambda rate: rate[1])
-    beside = f"DBOS {dbos:,.0f} steps/s"
+    what, ours = f"chains of 5 no-op steps, 64 in flight, {workers} worker{'s' if workers > 1 else ''}", f"{best:,.0f} steps/s"
+    beside_restate = []
+    if restate is not None:
+        setting, rate = restate
+        beside_restate.append(Figure(what, ours, f"Restate {rate:,.0f} steps/s ({setting})", best / rate, 1))
     return [
-        Figure(f"chains of 5 no-op steps, 64 in flight, {workers} workers", f"{best:,.0f} steps/s", beside, best / dbos, 10),
+        Figure(what, ours, f"DBOS {dbos:,.0f} steps/s", best / dbos, 10),
+        *beside_restate,
         Figure("dispatch latency, idle, median", f"{median:.1f} ms", "10 ms", median / 10, 1, at_most=True),
         Figure("dispatch latency, idle, p99", f"{last:.1f} ms", "30 ms", last / 30, 1, at_most=True),
         Figure(

@@ -222,8 +222,10 @@ async def _kafka(store: EventStore, bare: float) -> AsyncIterator[Engine | None]
             producer = publisher._producer
             assert producer is not None
             began = time.perf_counter()
+            partitions = len(await producer.partitions_for(broker.topic("limit")))
             for start in range(0, len(records), PAGE):
-                await publisher._send(producer, records[start : start + PAGE])
+                for part in publisher.parts(producer, partitions, records[start : start + PAGE]):
+                    await publisher.send(producer, part)
             rate = len(records) / (time.perf_counter() - began)
             await publisher.close()
             return rate

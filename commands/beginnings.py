@@ -16,8 +16,9 @@ from domain.execution_terms import StepLimits
 from domain.plan import Gate, PlannedStep, Work, is_undoing
 from domain.runs import StepRun
 from domain.step_control import WAIT_SECONDS_MAX, time_of
-from domain.step_policies import seconds_of
+from domain.step_policies import PUT_OFF_MAX, PUT_OFF_SECONDS_MAX, seconds_of
 from domain.values import ExecutionId, StepId
+from domain.zoned_times import first_shown, local_time_of, zone_named
 
 RESOURCES_MAX = 100
 SLOT_KEY_CHARS_MAX = 200
@@ -36,13 +37,19 @@ def work_of(state: Execution, run_id: str) -> Work:
     if state.runs.get(StepId(run_id), _NEW).fell_back:
         assert planned.flow.fallback is not None, "only a step with a fallback falls back"
         return planned.flow.fallback
-    return planned.own_work
+    return state.plan.own_works[planned.id]
+
+
+def child_of_run(run: StepRun) -> ExecutionId | None:
+    """The execution that runs for a run now."""
+    if run.status != "waiting" or run.waiting is None or run.waiting.reason != "child":
+        return None
+    return ExecutionId(run.waiting.detail["execution_id"])
 
 
 def children_of(state: Execution) -> tuple[ExecutionId, ...]:
     """The executions that run for this one now."""
-    waits = [run.waiting for run in state.runs.values() if run.status == "waiting" and run.waiting is not None]
-    return tuple([ExecutionId(waiting.detail["execution_id"]) for waiting in waits if waiting.reason == "child"])
+    return tuple([child for child in map(child_of_run, state.runs.values()) if child is not None])
 
 
 def resources_in(result: Any) -> list[tuple[str, str, dict[str, Any]]]:
@@ -67,21 +74,36 @@ def wait_for(state: Execution, at: datetime, gate: Gate, number: int, run_id: St
             raise ExpressionFailed("/wait/for", "This is not a duration between 0 seconds and 366 days.")
         due_at = at + timedelta(seconds=seconds)
     elif gate.until is not None:
-        due_at = _time(evaluate(gate.until, scope))
+        due_at = _time(evaluate(gate.until, scope), None if gate.zone is None else evaluate(gate.zone, scope))
     detail: dict[str, Any] = {}
     if gate.kind == "approval":
         detail = {"roles": list(gate.roles), "message": evaluate(gate.message, scope)}
     elif gate.kind == "signal":
         detail = {"signal": gate.signal}
     reason: Any = "timer" if gate.kind == "wait" else gate.kind
-    return StepWaiting(state.execution_id, run_id, reason, number, due_at, gate.on_due, detail, at)
+    return StepWaiting(state.execution_id, run_id, reason, number, due_at, gate.on_due, detail, at, expiry_of(state, at, run_id))
 
 
-def _time(value: Any) -> datetime:
-    at = time_of(value)
-    if at is None:
+def _time(value: Any, zone_name: Any) -> datetime:
+    """The time that `value` says, by its own offset where it has one, else by the zone's clocks."""
+    at, local = time_of(value), local_time_of(value)
+    if at is not None:
+        return at
+    if zone_name is None or local is None:
         raise ExpressionFailed("/wait/until", "This is not a time with its offset, such as `2026-12-24T18:00:00+01:00`.")
-    return at
+    zone = zone_named(zone_name) if isinstance(zone_name, str) else None
+    if zone is None:
+        raise ExpressionFailed("/wait/zone", "This is not a name of a time zone, such as `Europe/Berlin`.")
+    return first_shown(local, zone)
+
+
+def expiry_of(state: Execution, at: datetime, run_id: StepId) -> StepLimits | None:
+    """When a run that waits must be over as a whole, counted from the first thing it did; None where it has all the time."""
+    planned, run = state.plan.step_of(run_id), state.runs.get(run_id, _NEW)
+    if planned is None or planned.flow.total_seconds is None:
+        return None
+    expires_at = None if run.limits is None else run.limits.expires_at
+    return StepLimits(state.options.priority, expires_at=expires_at or at + timedelta(seconds=planned.flow.total_seconds))
 
 
 def limits_again(state: Execution, run_id: StepId, due_at: datetime) -> StepLimits | None:
@@ -103,7 +125,8 @@ def child_of(state: Execution, at: datetime, planned: PlannedStep, run_id: StepI
         "intent": child.intent, "version": child.version, "inputs": inputs, "depth": state.options.depth + 1,
         "priority": state.options.priority, "attempt": attempt,
     }  # fmt: skip
-    return StepWaiting(state.execution_id, run_id, "child", len(planned.flow.gates), None, "fail", detail, at)
+    limits = expiry_of(state, at, run_id)
+    return StepWaiting(state.execution_id, run_id, "child", len(planned.flow.gates), None, "fail", detail, at, limits)
 
 
 def start_of(state: Execution, at: datetime, planned: PlannedStep, run_id: StepId) -> StepStarted:
@@ -133,6 +156,18 @@ def _limits(state: Execution, at: datetime, planned: PlannedStep, run_id: StepId
 def expression_error(fault: ExpressionFailed) -> dict[str, Any]:
     """The error of a step whose expression cannot be evaluated."""
     return {"code": "expression-failed", "message": fault.message, "pointer": fault.pointer}
+
+
+def is_put_off_too_long(run: StepRun, at: datetime) -> bool:
+    """True for a run whose attempt has been put off as often, or for as long, as may be."""
+    since = run.put_off_since
+    return run.put_off >= PUT_OFF_MAX or (since is not None and (at - since).total_seconds() >= PUT_OFF_SECONDS_MAX)
+
+
+def unavailable_error(run: StepRun, error: dict[str, Any]) -> dict[str, Any]:
+    """The error of a step whose module could not be asked at all, the last time because of `error`."""
+    message = f"The module could not be asked: the attempt was put off {run.put_off:,} times in a row."
+    return {"code": "module-unavailable", "message": message, "cause": error}
 
 
 def delay_seconds(work: Work, execution_id: str, run_id: str, attempts: int) -> float:

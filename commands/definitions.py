@@ -1,6 +1,7 @@
 # intent_ref: commands.definitions
 """Whether a definition can be kept: its shape and rules (`domain/definition.py`), and then all that it says in expressions,
-schemas, schedules and triggers, as far as that can be told before anything runs."""
+schemas, schedules and triggers, as far as that can be told before anything runs. All of it is said at once: where one part has
+faults, the others are judged all the same, less what would only follow from those faults."""
 
 from typing import Any
 
@@ -11,7 +12,8 @@ from commands.inputs import schema_faults
 from commands.schedules import schedule_faults
 from commands.start_inputs import unfit_faults
 from commands.triggers import trigger_faults
-from domain.definition import Definition, Rules, parse_definition
+from domain.definition import Definition, Reading, Rules, read_definition
+from domain.json_values import pointer
 from domain.module import Modules
 from domain.plan_graph import ancestors
 from domain.refusals import DefinitionInvalid, Fault
@@ -20,27 +22,43 @@ from domain.steps import Step
 _FAULTS_MAX = 100
 _OPENING = b"${{"
 _CONTROL_WITH_TEMPLATES = ("fallback", "compensate", "foreach", "wait", "approval", "signal", "workflow", "concurrency")
+_GATE_WITH_TEMPLATES = ("for", "until", "zone", "message", "expires_in")
+"""What a step says that is a gate by its `action`."""
 
 
 def checked_definition(raw: Any, catalogue: Modules, rules: Rules, *, prefix: str = "/definition") -> Definition:
     """The definition behind `raw`; raises `DefinitionInvalid` with every fault."""
-    definition = parse_definition(raw, catalogue, rules, prefix=prefix)
+    reading = read_definition(raw, catalogue, rules, prefix=prefix)
+    faults = reading.faults
+    if reading.is_storable and len(faults) < _FAULTS_MAX:
+        faults = faults + [fault for fault in _more_faults(raw, reading, prefix) if not _is_secret(fault, reading.secrets)]
+    if faults:
+        raise DefinitionInvalid(faults if len(reading.faults) > _FAULTS_MAX else faults[:_FAULTS_MAX])
+    return reading.definition
+
+
+def _more_faults(raw: dict[str, Any], reading: Reading, prefix: str) -> list[Fault]:
+    definition = reading.definition
     faults: list[Fault] = []
-    if definition.inputs_schema is not None:
-        faults += schema_faults(definition.inputs_schema, f"{prefix}/inputs")
+    schema = definition.inputs_schema
+    if schema is not None and (found := schema_faults(schema, f"{prefix}/inputs")):
+        faults, schema = faults + found, None
     if raw.get("schedule") is not None:
         faults += schedule_faults(raw["schedule"], f"{prefix}/schedule")
     if raw.get("on") is not None:
         faults += trigger_faults(raw["on"], f"{prefix}/on")
-    if not faults and definition.steps:
+    if not faults and not reading.faults and definition.steps:
         for key in ("schedule", "on"):
             if raw.get(key) is not None:
-                faults += unfit_faults(raw[key].get("inputs"), definition.inputs_schema, f"{prefix}/{key}")
-    if not faults and _says_anything(raw, definition):
-        faults += _expressions_faults(raw, definition, prefix)
-    if faults:
-        raise DefinitionInvalid(faults[:_FAULTS_MAX])
-    return definition
+                faults += unfit_faults(raw[key].get("inputs"), schema, f"{prefix}/{key}")
+    if _says_anything(raw, definition):
+        faults += _expressions_faults(raw, reading, schema, prefix)
+    return faults
+
+
+def _is_secret(fault: Fault, secrets: tuple[str, ...]) -> bool:
+    """True for a fault of what holds a secret: its sentence might repeat that."""
+    return any(fault.pointer == secret or fault.pointer.startswith(f"{secret}/") for secret in secrets)
 
 
 def _says_anything(raw: Any, definition: Definition) -> bool:
@@ -50,24 +68,25 @@ def _says_anything(raw: Any, definition: Definition) -> bool:
     return _OPENING in orjson.dumps(raw)
 
 
-def _expressions_faults(raw: dict[str, Any], definition: Definition, prefix: str) -> list[Fault]:
+def _expressions_faults(raw: dict[str, Any], reading: Reading, schema: Any, prefix: str) -> list[Fault]:
+    definition = reading.definition
     ids = [step.id for step in definition.steps]
     # Where a step does not wait for all it names, what has surely ended by then is not told by the graph.
-    is_plain = not any(step.control is not None and step.control.join is not None for step in definition.steps)
-    before = ancestors([(step.id, step.depends_on) for step in definition.steps]) if is_plain else None
+    written = raw["steps"][: len(definition.steps)] if definition.steps else []
+    joins = any(isinstance(said, dict) and said.get("join") is not None for said in written)
+    before = ancestors([(step.id, step.depends_on) for step in definition.steps]) if reading.knows_order and not joins else None
     faults: list[Fault] = []
-    for number, step in enumerate(definition.steps):
-        ended = None if before is None else before[step.id]
-        place = f"{prefix}/steps/{number}"
-        faults += _step_faults(raw["steps"][number], step, place, ids, ended, definition.inputs_schema)
+    for number, (step, said) in enumerate(zip(definition.steps, written, strict=True)):
+        if not isinstance(said, dict):
+            continue
+        faults += _step_faults(said, step, f"{prefix}/steps/{number}", ids, None if before is None else before[step.id], schema)
         if len(faults) >= _FAULTS_MAX:
             break
     if definition.outputs is not None:
         faults += expression_faults(
-            f"{prefix}/outputs", definition.outputs, step_ids=ids, ancestors_of_step=None,
-            inputs_schema=definition.inputs_schema, allows_item=False,
+            f"{prefix}/outputs", definition.outputs, step_ids=ids, ancestors_of_step=None, inputs_schema=schema, allows_item=False
         )  # fmt: skip
-    return faults
+    return faults if reading.knows_ids else [fault for fault in faults if fault.code != "unknown-step"]
 
 
 def _step_faults(
@@ -79,16 +98,16 @@ def _step_faults(
         faults += condition_faults(
             f"{place}/when", said.when, step_ids=ids, ancestors_of_step=ended, inputs_schema=schema, allows_item=False
         )  # fmt: skip
-    is_loop = said is not None and said.is_loop
+    is_loop, is_gate = raw.get("foreach") is not None, not step.has_action and raw.get("action") is not None
     for key, value in raw.items():
-        if key in step.parameters or (said is not None and key in _CONTROL_WITH_TEMPLATES):
+        if (
+            key in step.parameters
+            or (said is not None and key in _CONTROL_WITH_TEMPLATES)
+            or (is_gate and key in _GATE_WITH_TEMPLATES)
+        ):
             known = None if ended is None else ended | {step.id} if key == "compensate" else ended
             faults += expression_faults(
-                f"{place}/{_token(key)}", value, step_ids=ids, ancestors_of_step=known, inputs_schema=schema,
+                pointer((place, key)), value, step_ids=ids, ancestors_of_step=known, inputs_schema=schema,
                 allows_item=is_loop and key != "foreach",
             )  # fmt: skip
     return faults
-
-
-def _token(key: str) -> str:
-    return key.replace("~", "~0").replace("/", "~1")

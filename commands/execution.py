@@ -3,11 +3,12 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import timedelta
 from typing import Any, Literal, assert_never
 
+import orjson
+
 from commands.again import rerun, retried
-from commands.beginnings import children_of, limits_again, work_of
+from commands.beginnings import child_of_run, children_of, is_put_off_too_long, unavailable_error, work_of
 from commands.execution_commands import (
     AdmitExecution,
     ApproveStep,
@@ -42,6 +43,7 @@ from commands.progress import (
     go_on_after_pause,
     next_undoing,
     pass_gate,
+    put_off,
     skip,
 )
 from domain.definition import stored_faults
@@ -66,7 +68,6 @@ from domain.execution_events import (
     StepApproved,
     StepCompensated,
     StepRejected,
-    StepRetrying,
 )
 from domain.execution_terms import Options
 from domain.input_rules import text_faults
@@ -83,7 +84,7 @@ from domain.refusals import (
     StepNotWaiting,
     TooManySignals,
 )
-from domain.runs import StepRun
+from domain.runs import ACTIVE, StepRun
 from domain.step_policies import NAME_RULE, is_name
 from domain.values import StepId
 
@@ -117,6 +118,7 @@ __all__ = [
 
 REASON_CHARS_MAX = 2_000
 SIGNALS_KEPT_MAX = 100
+SIGNAL_BYTES_MAX = 262_144
 
 
 def decide(state: Execution | None, command: FollowUpCommand) -> list[ExecutionEvent]:
@@ -215,14 +217,15 @@ def _answered(turn: Turn, command: CompleteStep | FailStep) -> None:
     if isinstance(command, FailStep):
         faults = stored_faults(command.error, "/error")
         error = _unstorable("error-not-storable", "error", faults) if faults else command.error
-        if not command.counts:
-            due_at = turn.at + timedelta(seconds=command.again_seconds)
-            limits = limits_again(state, run_id, due_at)
-            turn.add(StepRetrying(state.execution_id, run_id, attempt + 1, error, due_at, turn.at, limits, counts=False))
+        counts, retryable = command.counts, command.retryable
+        if not counts and is_put_off_too_long(run, turn.at):
+            counts, retryable, error = True, False, unavailable_error(run, error)
+        if not counts:
+            put_off(turn, run_id, attempt, error, command.again_seconds)
         elif is_undoing(run_id):
-            _undoing_failed(turn, run_id, attempt, error, command.retryable)
+            _undoing_failed(turn, run_id, attempt, error, retryable)
         else:
-            fail(turn, run_id, attempt, error, retryable=command.retryable)
+            fail(turn, run_id, attempt, error, retryable=retryable)
     elif faults := stored_faults(command.result, "/result"):
         error = _unstorable("result-not-storable", "result", faults)
         if is_undoing(run_id):
@@ -256,15 +259,11 @@ def _undoing_failed(turn: Turn, run_id: StepId, attempt: int, error: dict[str, A
 def _gate_over(turn: Turn, command: PassGate | FailGate | ExpireStep) -> None:
     state, run_id = turn.state, command.step
     run = state.runs.get(run_id, StepRun())
+    if isinstance(command, ExpireStep) and command.gate is None:
+        _out_of_time(turn, run_id, run)
+        return
     if state.status not in ("running", "paused"):
         raise StepNotWaiting(state.execution_id, run_id)
-    if isinstance(command, ExpireStep) and command.gate is None:
-        expires_at = None if run.limits is None else run.limits.expires_at
-        if expires_at is None or run.status not in ("running", "retrying", "waiting") or expires_at > command.at:
-            raise StepNotWaiting(state.execution_id, run_id)
-        error = {"code": "timeout", "message": "The step was not over in the time it has for all its attempts."}
-        fail_for_good(turn, run_id, run.attempts, error)
-        return
     if run.waiting is None or run.status != "waiting" or run.waiting.gate != command.gate:
         raise StepNotWaiting(state.execution_id, run_id)
     match command:
@@ -276,6 +275,18 @@ def _gate_over(turn: Turn, command: PassGate | FailGate | ExpireStep) -> None:
             _expired(turn, run_id, run)
         case _:
             assert_never(command)
+
+
+def _out_of_time(turn: Turn, run_id: StepId, run: StepRun) -> None:
+    """The time of the run as a whole is up: nothing else is tried, and a child is stopped. A cancel waits no longer either."""
+    expires_at = None if run.limits is None else run.limits.expires_at
+    is_under_way = run.status in ACTIVE and turn.state.status in ("running", "paused", "cancelling")
+    if expires_at is None or not is_under_way or expires_at > turn.at:
+        raise StepNotWaiting(turn.state.execution_id, run_id)
+    error: dict[str, Any] = {"code": "timeout", "message": "The step was not over in the time that it has as a whole."}
+    if run.error is not None:
+        error["cause"] = run.error
+    fail_for_good(turn, run_id, run.attempts, error, child_of_run(run))
 
 
 def _expired(turn: Turn, run_id: StepId, run: StepRun) -> None:
@@ -331,6 +342,8 @@ def _signalled(turn: Turn, name: str, payload: Any) -> None:
         raise Invalid([Fault("/name", f"A signal's name is {NAME_RULE}.", "type")])
     if faults := stored_faults(payload, "/payload"):
         raise Invalid(faults)
+    if (size := len(orjson.dumps(payload))) > SIGNAL_BYTES_MAX:
+        raise Invalid([Fault("/payload", f"This has {size:,} bytes, of at most {SIGNAL_BYTES_MAX:,}.", "too-large")])
     if sum(len(kept) for kept in state.signals.values()) >= SIGNALS_KEPT_MAX:
         raise TooManySignals(state.execution_id, SIGNALS_KEPT_MAX)
     turn.add(SignalReceived(state.execution_id, name, payload, turn.at))

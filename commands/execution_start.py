@@ -1,6 +1,7 @@
 # intent_ref: commands.execution
 """How an execution starts: what is carried out, with which inputs, under which conditions."""
 
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -17,7 +18,7 @@ from domain.intent import Intent
 from domain.module import Modules
 from domain.plan import PlannedStep
 from domain.refusals import DefinitionInvalid, Fault, IntentIsArchived, IntentNotExecutable, Invalid, NotFound
-from domain.values import TenantId
+from domain.values import TenantId, Version
 
 BUSINESS_KEY_CHARS_MAX = 200
 DEPTH_MAX = 10
@@ -25,16 +26,27 @@ _KEPT_MAX = 1_000
 _kept: dict[tuple[int, int, int], tuple[Any, tuple[Definition, tuple[PlannedStep, ...]]]] = {}
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What is to be carried out: a version of an intent, whose definition today's modules and rules let through, and its plan."""
+
+    intent: Intent
+    version: Version
+    definition: Definition
+    plan: tuple[PlannedStep, ...]
+
+
 def decide_start(intent: Intent | None, command: StartExecution, catalogue: Modules, rules: Rules) -> list[ExecutionEvent]:
     """The start of an execution: its plan, and every step that waits for no other.
 
     Raises `NotFound`, `IntentIsArchived`, `IntentNotExecutable`, or `Invalid` for the inputs.
     """
-    return decided_start(intent, command, catalogue, rules).events
+    start = startable(intent, command, catalogue, rules)
+    return begun(start, command, fitting_inputs(start, command.inputs)).events
 
 
-def decided_start(intent: Intent | None, command: StartExecution, catalogue: Modules, rules: Rules) -> Turn:
-    """As `decide_start`, and with the state that the events lead to."""
+def startable(intent: Intent | None, command: StartExecution, catalogue: Modules, rules: Rules) -> Start:
+    """What the command is about; its inputs are such as can be kept at all. Raises as `decide_start`."""
     if intent is None:
         raise NotFound("intent", command.intent_id)
     if intent.status == "archived":
@@ -42,12 +54,29 @@ def decided_start(intent: Intent | None, command: StartExecution, catalogue: Mod
     version = intent.current if command.version is None else intent.version(command.version)
     if version is None:
         raise NotFound("version", str(command.version), f"of the intent {command.intent_id}")
-    definition, plan = _judged(version.definition, catalogue, rules)
-    inputs = _inputs(command, definition, rules)
+    start = Start(intent, version.version, *_judged(version.definition, catalogue, rules))
+    if faults := inputs_faults(command.inputs, rules):
+        raise Invalid(faults)
+    return start
+
+
+def fitting_inputs(start: Start, inputs: dict[str, Any]) -> dict[str, Any]:
+    """The inputs with the schema's defaults; raises `Invalid` where they do not fit it."""
+    schema = start.definition.inputs_schema
+    if schema is None:
+        return inputs
+    inputs = with_defaults(schema, inputs)
+    if faults := faults_of(schema, inputs):
+        raise Invalid(faults)
+    return inputs
+
+
+def begun(start: Start, command: StartExecution, inputs: dict[str, Any]) -> Turn:
+    """The start with these inputs, as they go into the log, and the state that the events lead to."""
     at = command.at
     started = ExecutionStarted(
-        command.execution_id, intent.intent_id, intent.name, version.version, definition.target, inputs,
-        plan, at, _options(command, definition),
+        command.execution_id, start.intent.intent_id, start.intent.name, start.version, start.definition.target, inputs,
+        start.plan, at, _options(command, start.definition),
     )  # fmt: skip
     turn = Turn.first(started)
     if command.queues:
@@ -79,17 +108,6 @@ def _judged(raw: Any, catalogue: Modules, rules: Rules) -> tuple[Definition, tup
         del _kept[next(iter(_kept))]
     _kept[key] = (raw, catalogue, rules), judged  # the objects are held, so that their ids stay theirs
     return judged
-
-
-def _inputs(command: StartExecution, definition: Definition, rules: Rules) -> dict[str, Any]:
-    if faults := inputs_faults(command.inputs, rules):
-        raise Invalid(faults)
-    if definition.inputs_schema is None:
-        return command.inputs
-    inputs = with_defaults(definition.inputs_schema, command.inputs)
-    if faults := faults_of(definition.inputs_schema, inputs):
-        raise Invalid(faults)
-    return inputs
 
 
 def _options(command: StartExecution, definition: Definition) -> Options | None:

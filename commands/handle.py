@@ -8,10 +8,11 @@ slip through. A refusal, or a decision to do nothing, is never taken on cached s
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, cast, overload
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar, cast, get_args, overload
 from uuid import UUID
 
+from commands import claims
 from commands import custom_event as custom_commands
 from commands import execution as execution_commands
 from commands import intent as intent_commands
@@ -19,19 +20,22 @@ from commands import module as module_commands
 from commands import pull_subscription as pull_commands
 from commands import subscription as subscription_commands
 from commands import tenant as tenant_commands
+from commands.catalogue import together
 from commands.custom_event import EmitEvent
 from commands.execution import ExecutionCommand, FollowUpCommand, StartExecution
-from commands.execution_start import decided_start
+from commands.execution_start import begun, startable
+from commands.holdings import MayHold, any_number, newly_held
 from commands.intent import CreateIntent, IntentCommand
+from commands.kept_inputs import InputStore, recorded_inputs
 from commands.module import ModuleCommand
 from commands.pull_subscription import PullSubscriptionCommand
 from commands.subscription import SubscriptionCommand
 from commands.tenant import TenantCommand
+from commands.turns import Turn, Turns
 from domain import custom_event, execution, intent, module, pull_subscription, subscription, tenant
 from domain.custom_event import CustomEvents
 from domain.definition import Rules
 from domain.execution import Execution
-from domain.execution_events import ExecutionStarted
 from domain.intent import Intent
 from domain.module import Modules
 from domain.pull_subscription import PullSubscriptions
@@ -54,7 +58,6 @@ from event_store import codec
 from event_store.ids import uuid7
 from event_store.records import (
     NO_STREAM,
-    Claim,
     ClaimTaken,
     Metadata,
     NewEvent,
@@ -68,8 +71,7 @@ from event_store.store import EventStore
 
 S = TypeVar("S")
 ATTEMPTS_MAX = 16
-NAME_SCOPE = "intent-name"
-KEY_SCOPE = "execution-key"
+NAME_SCOPE, KEY_SCOPE = claims.NAME_SCOPE, claims.KEY_SCOPE
 
 
 class IdempotencyKeyReused(Refusal):
@@ -92,12 +94,15 @@ async def unlimited(tenant_id: TenantId, is_part: bool) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Shell:
-    """What every command needs: the log, the modules that come with the platform, the rules of definitions, and of starts."""
+    """What every command needs: the log, the platform's modules, rules of definitions and starts, a place for large inputs."""
 
     store: EventStore
     builtin: Modules
     rules: Rules
     may_start: MayStart = unlimited
+    inputs: InputStore | None = None
+    turns: Turns = field(default_factory=Turns)
+    may_hold: MayHold = any_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,17 +123,24 @@ class Envelope:
 
 @dataclass(frozen=True, slots=True)
 class Outcome(Generic[S]):
-    """The state right after the command, its stream's version, and a log position that covers what it stored."""
+    """The state right after the command, its stream's version, and a log position that covers what it stored.
+
+    `stored`: the events it stored now, with their ids; none where it was replayed.
+    """
 
     state: S
     version: int
     position: int
     replayed: bool
+    stored: Sequence[tuple[UUID, codec.DomainEvent]] = ()
 
 
 Command = (
     TenantCommand | IntentCommand | ModuleCommand | SubscriptionCommand | PullSubscriptionCommand | ExecutionCommand | EmitEvent
 )
+
+
+_FOLLOW_UPS: frozenset[type] = frozenset(get_args(FollowUpCommand))
 
 
 @overload
@@ -150,6 +162,10 @@ async def handle(shell: Shell, command: Command, envelope: Envelope) -> Outcome[
 
     Raises a `Refusal` where the rules forbid it; `StreamBusy` and `StoreUnavailable` where it may be sent again.
     """
+    if type(command) in _FOLLOW_UPS:
+        # By far the most frequent, and a type is found faster than it is told from some twenty others.
+        follow_up = cast("FollowUpCommand", command)
+        return await _obey(shell, envelope, execution_stream(follow_up.execution_id), execution.evolve, _on_execution(follow_up))
     match command:
         case EmitEvent():
             decide = _pure(lambda state: custom_commands.decide(state, command, shell.rules))
@@ -195,12 +211,15 @@ async def handle(shell: Shell, command: Command, envelope: Envelope) -> Outcome[
         ):
             decide = _pure(lambda state: subscription_commands.decide(state, command))
             return await _obey(shell, envelope, subscriptions_stream(), subscription.evolve, decide)
-        case pull_commands.CreatePullSubscription() | pull_commands.DeletePullSubscription():
+        case (
+            pull_commands.CreatePullSubscription()
+            | pull_commands.ChangePullSubscription()
+            | pull_commands.DeletePullSubscription()
+        ):
             decide = _pure(lambda state: pull_commands.decide(state, command))
             return await _obey(shell, envelope, pull_subscriptions_stream(), pull_subscription.evolve, decide)
         case _:
-            stream = execution_stream(command.execution_id)
-            return await _obey(shell, envelope, stream, execution.evolve, _on_execution(command))
+            raise TypeError(f"{type(command).__name__} is no command")
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +252,9 @@ def _on_execution(command: FollowUpCommand) -> Decide:
 def _with_catalogue(shell: Shell, command: IntentCommand, tenant_id: TenantId) -> Decide:
     async def decided(state: Intent | None, may_be_stale: bool) -> Decided:
         catalogue = await actions_of(shell, tenant_id, may_be_stale=may_be_stale)
-        return Decided(intent_commands.decide(state, command, catalogue, shell.rules))
+        events = intent_commands.decide(state, command, catalogue, shell.rules)
+        await shell.may_hold(tenant_id, newly_held(state, events))
+        return Decided(events)
 
     return decided
 
@@ -247,22 +268,7 @@ async def actions_of(shell: Shell, tenant_id: TenantId, *, may_be_stale: bool = 
             shell.store.states.keep(tenant_id, modules_stream(), module.evolve, own)
     if own.state is None or not own.state.by_name:
         return shell.builtin
-    return _together(own.state, shell.builtin)
-
-
-_TOGETHER_MAX = 1_000
-_catalogues: dict[tuple[int, int], tuple[Modules, Modules, Modules]] = {}
-
-
-def _together(own: Modules, builtin: Modules) -> Modules:
-    """Both, as the same object every time: what was judged against it once need not be judged again."""
-    key = (id(own), id(builtin))
-    kept = _catalogues.get(key)
-    if kept is None:
-        if len(_catalogues) >= _TOGETHER_MAX:
-            del _catalogues[next(iter(_catalogues))]
-        kept = _catalogues[key] = own, builtin, Modules({**own.by_name, **builtin.by_name})
-    return kept[2]
+    return together(own.state, shell.builtin)
 
 
 async def _start_execution(shell: Shell, command: StartExecution, envelope: Envelope) -> Outcome[Execution]:
@@ -272,7 +278,8 @@ async def _start_execution(shell: Shell, command: StartExecution, envelope: Enve
         if loaded.state is None:
             raise NotFound("intent", command.intent_id)
         catalogue = await actions_of(shell, envelope.tenant_id, may_be_stale=may_be_stale)
-        turn = decided_start(loaded.state, command, catalogue, shell.rules)
+        start = startable(loaded.state, command, catalogue, shell.rules)
+        turn = begun(start, command, await recorded_inputs(start, command, shell.inputs, envelope.tenant_id))
         if command.business_key is not None and turn.state.status in execution.ENDED:
             # It holds its key for no time at all, so the append has nothing to claim; what holds it now goes before.
             value = execution_commands.key_of(command.intent_id, command.business_key)
@@ -294,14 +301,17 @@ async def _start_execution(shell: Shell, command: StartExecution, envelope: Enve
 
 
 async def _obey(
-    shell: Shell,
-    envelope: Envelope,
-    stream_id: StreamId,
-    evolve: Callable[[Any, Any], Any],
-    decide: Decide,
-    *,
+    shell: Shell, envelope: Envelope, stream_id: StreamId, evolve: Callable[[Any, Any], Any], decide: Decide, *,
     is_new: bool = False,
-) -> Outcome[Any]:
+) -> Outcome[Any]:  # fmt: skip
+    async with shell.turns.turn(envelope.tenant_id, stream_id) as turn:
+        return await _in_turn(shell, envelope, stream_id, evolve, decide, turn, is_new=is_new)
+
+
+async def _in_turn(
+    shell: Shell, envelope: Envelope, stream_id: StreamId, evolve: Callable[[Any, Any], Any], decide: Decide, turn: Turn, *,
+    is_new: bool,
+) -> Outcome[Any]:  # fmt: skip
     store, tenant_id = shell.store, envelope.tenant_id
     for attempt in range(ATTEMPTS_MAX):
         known = store.states.cached(tenant_id, stream_id)
@@ -324,15 +334,17 @@ async def _obey(
                 continue
             replay = await _replayed(store, envelope, evolve)
             return replay or Outcome(loaded.state, loaded.version, await store.horizon(), False)
+        encoded = [_encoded(event) for event in events]
         try:
             appended = await store.append(
                 tenant_id,
-                [StreamAppend(stream_id, [_encoded(event) for event in events], loaded.version)],
+                [StreamAppend(stream_id, encoded, loaded.version)],
                 command_id=envelope.command_id,
                 metadata=_metadata(envelope),
-                claims=_claims(stream_id, loaded.state, events),
+                claims=claims.of(stream_id, loaded.state, events),
             )
         except VersionConflict:
+            await turn.wait()
             if attempt:
                 await asyncio.sleep(random.uniform(0, 0.002 * attempt))  # noqa: S311 - spreads retries, no secret
             continue
@@ -355,21 +367,12 @@ async def _obey(
             for event in events:
                 state = evolve(state, event)
         store.states.keep(tenant_id, stream_id, evolve, Loaded(state, appended.versions[0]))
-        return Outcome(state, appended.versions[0], appended.position, False)
+        stored = [(new.event_id, event) for new, event in zip(encoded, events, strict=True)]
+        return Outcome(state, appended.versions[0], appended.position, False, stored)
     replay = await _replayed(store, envelope, evolve)
     if replay is None:
         raise StreamBusy(stream_id, 0.0)
     return replay
-
-
-def _claims(stream_id: StreamId, state: Any, events: Sequence[codec.DomainEvent]) -> list[Claim]:
-    """What `events` take or give back, so that no two streams of the tenant hold it at a time."""
-    first = events[0]
-    if isinstance(first, intent.IntentCreated | intent.IntentArchived):
-        return [Claim(NAME_SCOPE, name, stream_id, takes) for name, takes in intent_commands.claims(cast("Any", events))]
-    if isinstance(state, Execution) or isinstance(first, ExecutionStarted):
-        return [Claim(KEY_SCOPE, key, stream_id, takes) for key, takes in execution_commands.claims(state, cast("Any", events))]
-    return []
 
 
 async def _replayed(store: EventStore, envelope: Envelope, evolve: Any) -> Outcome[Any] | None:

@@ -73,7 +73,8 @@ def _control(step: Step, skips: bool, action: Action | None, catalogue: Modules)
         join=_join(said, len(step.depends_on)),
         skips_with_dependencies=skips,
         gates=tuple([
-            Gate(gate.kind, gate.duration, gate.until, gate.on_due, gate.roles, gate.signal, gate.message) for gate in said.gates
+            Gate(gate.kind, gate.duration, gate.until, gate.on_due, gate.roles, gate.signal, gate.message, gate.zone)
+            for gate in said.gates
         ]),
         work=_work_kind(step),
         child=None if said.workflow is None else Child(said.workflow.name, said.workflow.version, said.workflow.inputs),

@@ -12,8 +12,10 @@ from typing import Any
 
 from commands.beginnings import (
     child_of,
+    child_of_run,
     children_of,
     delay_seconds,
+    expiry_of,
     expression_error,
     limits_again,
     resources_in,
@@ -22,6 +24,8 @@ from commands.beginnings import (
     work_of,
 )
 from commands.expressions import ExpressionFailed, condition, evaluate
+from commands.expressions.values import is_claim
+from commands.loops import has_items_under_way, is_cut_short, items_error, withdrawn
 from commands.scope import scope_of
 from domain.execution import Execution, evolve
 from domain.execution_events import (
@@ -46,7 +50,7 @@ from domain.execution_terms import Cause
 from domain.plan import PlannedStep, item_run, step_of_run, undoing_run
 from domain.runs import StepRun
 from domain.step_control import ALL_ITEMS_MAX, ITEMS_MAX
-from domain.values import StepId
+from domain.values import ExecutionId, StepId
 
 _NEW = StepRun()
 
@@ -88,7 +92,7 @@ def go_on_after_pause(turn: Turn) -> None:
     for run_id in held:
         planned = turn.state.plan.step_of(run_id)
         assert planned is not None, "each run belongs to a planned step"
-        if turn.state.failing is None:
+        if turn.state.failing is None and not is_cut_short(turn.state, planned, run_id):
             _enter(turn, planned, run_id, len(planned.flow.gates), None)
     consider_all(turn)
 
@@ -106,6 +110,9 @@ def fail(turn: Turn, run_id: StepId, attempt: int, error: dict[str, Any], *, ret
     state, run = turn.state, turn.run(run_id)
     planned = state.plan.step_of(run_id)
     assert planned is not None, "each run belongs to a planned step"
+    if is_cut_short(state, planned, run_id):
+        fail_for_good(turn, run_id, attempt, error)
+        return
     work = work_of(state, run_id)
     attempts = attempt - run.attempts_before
     final = not retryable or attempts >= work.retry.attempts_max or error.get("code") in work.retry.non_retryable
@@ -115,6 +122,18 @@ def fail(turn: Turn, run_id: StepId, attempt: int, error: dict[str, Any], *, ret
         turn.add(StepRetrying(state.execution_id, run_id, attempt + 1, error, due_at, turn.at, limits))
         return
     fall_back(turn, run_id, attempt, error)
+
+
+def put_off(turn: Turn, run_id: StepId, attempt: int, error: dict[str, Any], seconds: float) -> None:
+    """An attempt of the run was never really made: it is made again in `seconds`, and the policy allows as many as before."""
+    state, planned = turn.state, turn.state.plan.step_of(run_id)
+    assert planned is not None, "each run belongs to a planned step"
+    due_at = turn.at + timedelta(seconds=seconds)
+    limits = limits_again(state, run_id, due_at)
+    turn.add(StepRetrying(state.execution_id, run_id, attempt + 1, error, due_at, turn.at, limits, counts=False))
+    if is_cut_short(state, planned, run_id):
+        turn.add(StepCancelled(state.execution_id, run_id, None, turn.at))
+        turn.queue.append(planned)
 
 
 def fall_back(turn: Turn, run_id: StepId, attempt: int, error: dict[str, Any]) -> None:
@@ -128,9 +147,11 @@ def fall_back(turn: Turn, run_id: StepId, attempt: int, error: dict[str, Any]) -
     fail_for_good(turn, run_id, attempt, error)
 
 
-def fail_for_good(turn: Turn, run_id: StepId, attempt: int, error: dict[str, Any]) -> None:
-    """The run has failed, and nothing else is tried."""
-    _settle(turn, StepFailed(turn.state.execution_id, run_id, attempt, error, turn.at))
+def fail_for_good(
+    turn: Turn, run_id: StepId, attempt: int, error: dict[str, Any], child: ExecutionId | None = None
+) -> None:  # fmt: skip
+    """The run has failed, and nothing else is tried. `child` still runs for it, and is stopped."""
+    _settle(turn, StepFailed(turn.state.execution_id, run_id, attempt, error, turn.at, child=child))
 
 
 def skip(turn: Turn, run_id: StepId, reason: Any) -> None:
@@ -209,8 +230,12 @@ def _settle(turn: Turn, event: StepCompleted | StepFailed | StepSkipped) -> None
     step = step_of_run(event.step)
     if event.step == step:
         turn.queue.extend(turn.state.plan.dependents[step])
-    else:
-        turn.queue.append(turn.state.plan.by_id[step])
+        return
+    planned = turn.state.plan.by_id[step]
+    turn.queue.append(planned)
+    if isinstance(event, StepFailed) and not planned.flow.goes_on_after_failure:
+        for given_up in withdrawn(turn.state, planned, turn.at):
+            turn.add(given_up)
 
 
 def _go_on_with_items(turn: Turn, planned: PlannedStep) -> None:
@@ -218,17 +243,13 @@ def _go_on_with_items(turn: Turn, planned: PlannedStep) -> None:
     if whole.items is None or whole.status != "running":
         return
     is_over = whole.items_settled == len(whole.items)
-    stops = bool(whole.items_failed) and not planned.flow.goes_on_after_failure
-    if is_over or (stops and whole.items_settled == whole.items_begun):
+    stops = whole.items_failed > 0 and not planned.flow.goes_on_after_failure
+    if is_over or (stops and not has_items_under_way(state, planned)):
         runs = [state.runs.get(item_run(step, index), _NEW) for index in range(len(whole.items))]
+        results = None if stops else [run.result for run in runs]
         if whole.items_failed:
-            first = next(run.error for run in runs if run.status == "failed")
-            error = {
-                "code": "items-failed", "message": f"{whole.items_failed} of {len(whole.items)} items failed.", "first": first
-            }  # fmt: skip
-            _settle(turn, StepFailed(state.execution_id, step, whole.attempts, error, turn.at))
+            _settle(turn, StepFailed(state.execution_id, step, whole.attempts, items_error(runs), turn.at, results))
         else:
-            results = [run.result for run in runs]
             _settle(turn, StepCompleted(state.execution_id, step, whole.attempts, results, turn.at))
     elif not stops and state.failing is None:
         _begin_items(turn, planned)
@@ -280,7 +301,8 @@ def _is_dead(state: Execution, planned: PlannedStep) -> bool:
 
 def _expand(turn: Turn, planned: PlannedStep, items: Any) -> None:
     if not isinstance(items, list) or len(items) > ITEMS_MAX:
-        what = f"{len(items):,} items, of at most {ITEMS_MAX:,}" if isinstance(items, list) else "something that is no array"
+        what = "an artifact: the list is too large to stand in the log" if is_claim(items) else "something that is no array"
+        what = f"{len(items):,} items, of at most {ITEMS_MAX:,}" if isinstance(items, list) else what
         fail_for_good(turn, planned.id, 0, {"code": "items-invalid", "message": f"`foreach` was given {what}."})
         return
     begun = sum(len(turn.run(step.id).items or ()) for step in turn.state.steps)
@@ -328,7 +350,8 @@ def _enter(turn: Turn, planned: PlannedStep, run_id: StepId, gate: int, result: 
         complete(turn, run_id, turn.run(run_id).attempts, result)
         return
     if state.status == "paused":
-        turn.add(StepWaiting(state.execution_id, run_id, "resume", len(flow.gates), None, "complete", {}, turn.at))
+        limits = expiry_of(state, turn.at, run_id)
+        turn.add(StepWaiting(state.execution_id, run_id, "resume", len(flow.gates), None, "complete", {}, turn.at, limits))
         return
     try:
         turn.add(
@@ -350,8 +373,7 @@ def _give_up(turn: Turn) -> None:
         gone = ("waiting", "retrying", "running") if state.cause == "failed" else ("waiting", "retrying")
     for run_id, run in state.runs.items():
         if run.status in gone and run.items is None:
-            child = run.waiting.detail["execution_id"] if run.waiting is not None and run.waiting.reason == "child" else None
-            turn.add(StepCancelled(state.execution_id, run_id, child, turn.at))
+            turn.add(StepCancelled(state.execution_id, run_id, child_of_run(run), turn.at))
 
 
 def _finish(turn: Turn) -> None:

@@ -8,13 +8,11 @@ time. One whose hour begins with `*` follows the hours as they pass: each of the
 """
 
 import hashlib
-import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
 from itertools import islice
 from typing import Any, Literal
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
@@ -30,6 +28,7 @@ from domain.schedule import (
     Schedule,
 )  # fmt: skip
 from domain.step_policies import seconds_of
+from domain.zoned_times import first_shown, other_side, zone_named
 
 NAMED = {
     "@hourly": "0 * * * *", "@daily": "0 0 * * *", "@midnight": "0 0 * * *", "@weekly": "0 0 * * 0", "@monthly": "0 0 1 * *",
@@ -37,7 +36,6 @@ NAMED = {
 }  # fmt: skip
 RUNS_MAX = 1_000
 _CRON_CHARS_MAX = 200
-_ZONE = re.compile(r"[A-Za-z0-9+_-]{1,40}(?:/[A-Za-z0-9+_-]{1,40}){0,2}")
 _KEYS = frozenset({"cron", "interval", "timezone", "missed", "missed_max", "jitter", "start", "end", "overlap", "inputs"})
 _SECOND = timedelta(seconds=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -95,7 +93,7 @@ def _forward(schedule: Schedule, after: datetime) -> Iterator[datetime]:
         return
     last = after
     for local in _cron(cron, after.astimezone(zone).replace(tzinfo=None)):
-        if (instant := _instant(local, zone)) > last:
+        if (instant := first_shown(local, zone)) > last:
             yield instant
             last = instant
 
@@ -122,7 +120,7 @@ def _back_times(schedule: Schedule, now: datetime) -> Iterator[datetime]:
     repeated = _offset(local.replace(fold=0)) - _offset(local.replace(fold=1)) if local.fold else timedelta()
     last = None
     for at in _cron(cron, local.replace(tzinfo=None, microsecond=0) + repeated + _SECOND, back=True):
-        instant = _instant(at, zone)
+        instant = first_shown(at, zone)
         if instant <= now and instant != last:
             yield instant
             last = instant
@@ -138,24 +136,12 @@ def _by_the_hour(cron: str, zone: ZoneInfo, start: datetime, way: Literal[1, -1]
         for local in _cron(cron, (start + offset).replace(tzinfo=None) - way * _SECOND, back=way < 0):
             instant = local.replace(tzinfo=UTC) - offset
             if _offset(instant.astimezone(zone)) != offset:
-                start = _other_side(zone, known, instant, offset)
+                start = other_side(zone, known, instant, offset)
                 break
             yield instant
             known = instant
         else:
             return
-
-
-def _other_side(zone: ZoneInfo, near: datetime, far: datetime, offset: timedelta) -> datetime:
-    """The second next to a change of the clocks, on the side of `far`, where the offset is no longer that of `near`."""
-    inside, outside = int(near.timestamp()), int(far.timestamp())
-    while abs(outside - inside) > 1:
-        middle = (inside + outside) // 2
-        if _offset(datetime.fromtimestamp(middle, zone)) == offset:
-            inside = middle
-        else:
-            outside = middle
-    return datetime.fromtimestamp(outside, UTC)
 
 
 def _steps(schedule: Schedule, after: datetime) -> Iterator[datetime]:
@@ -197,20 +183,10 @@ def _offset(local: datetime) -> timedelta:
     return local.utcoffset() or timedelta()
 
 
-def _instant(local: datetime, zone: ZoneInfo) -> datetime:
-    """When a clock in `zone` first shows `local`; where it never does, the moment it is put forward past it."""
-    first = local.replace(tzinfo=zone)
-    before, after = _offset(first), _offset(first.replace(fold=1))
-    at = first.replace(tzinfo=UTC) - before
-    if after <= before:
-        return at
-    # In a gap: the clock is put forward at some second between the two readings of this time.
-    return _other_side(zone, at - (after - before), at, before)
-
-
-@lru_cache(maxsize=256)
 def _zone(name: str) -> ZoneInfo:
-    return ZoneInfo(name)
+    zone = zone_named(name)
+    assert zone is not None, "a schedule without faults names a zone"
+    return zone
 
 
 # -- what a definition says
@@ -284,12 +260,8 @@ def _zone_faults(raw: dict[str, Any], place: str) -> list[Fault]:
     zone, here = raw["timezone"], f"{place}/timezone"
     if "interval" in raw:
         return [Fault(here, "An interval is the same everywhere; leave `timezone` out.", "invalid")]
-    if isinstance(zone, str) and _ZONE.fullmatch(zone):
-        try:
-            _zone(zone)
-            return []
-        except (ZoneInfoNotFoundError, ValueError, OSError):
-            pass
+    if isinstance(zone, str) and zone_named(zone) is not None:
+        return []
     return [Fault(here, "`timezone` is a name of the IANA's, such as `Europe/Berlin` or `UTC`.", "invalid-timezone")]
 
 

@@ -1,13 +1,14 @@
 # intent_ref: commands.subscription
 """What one may ask of a tenant's subscriptions, and what then happens."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, assert_never
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from domain.refusals import Invalid, NotFound, SubscriptionIsDisabled, TooManySubscriptions
+from domain.refusals import Invalid, NotFound, SubscriptionIsDisabled, SubscriptionVersionStale, TooManySubscriptions
 from domain.subscription import (
     Order,
     Start,
@@ -24,7 +25,7 @@ from domain.subscription import (
     SubscriptionSecretRotated,
     Terms,
 )
-from domain.subscription_rules import terms_faults
+from domain.subscription_rules import header_faults, terms_faults
 from domain.values import SecretId, SubscriptionId
 
 SUBSCRIPTIONS_MAX = 100
@@ -39,15 +40,19 @@ class _SubscriptionCommand(BaseModel):
 
 
 class CreateSubscription(_SubscriptionCommand):
-    """Let events go to an address. The secret is kept elsewhere, under `secret_id`."""
+    """Let events go to an address. The secret is kept elsewhere, under `secret_id`, and the headers' values under `headers_id`:
+    here they are only judged.
+    """
 
     terms: Terms
     start: Start
     secret_id: SecretId
+    headers: dict[str, str] = Field({}, repr=False)
+    headers_id: SecretId | None = None
 
 
 class ChangeSubscription(_SubscriptionCommand):
-    """Let these terms hold from now on; what is not set stays as it is."""
+    """Let these terms hold from now on; what is not set stays as it is. `expected` are the versions that may be changed."""
 
     url: str = ""
     types: tuple[str, ...] = ()
@@ -55,12 +60,16 @@ class ChangeSubscription(_SubscriptionCommand):
     description: str | None = None
     order: Order = "per-subject"
     max_in_flight: int = 1
-    headers: dict[str, str] = {}
+    headers: dict[str, str] = Field({}, repr=False)
+    headers_id: SecretId | None = None
+    expected: tuple[int, ...] | None = None
 
     @property
     def changes(self) -> dict[str, Any]:
-        """The terms that are set."""
-        return {name: getattr(self, name) for name in self.model_fields_set - {"subscription_id", "at"}}
+        """The terms that are set; of headers their names, and where their values are kept."""
+        others = {"subscription_id", "at", "expected", "headers", "headers_id"}
+        changes = {name: getattr(self, name) for name in self.model_fields_set - others}
+        return {**changes, **_kept(self.headers, self.headers_id)} if "headers" in self.model_fields_set else changes
 
 
 class RotateSubscriptionSecret(_SubscriptionCommand):
@@ -102,16 +111,17 @@ SubscriptionCommand = (
 def decide(state: Subscriptions | None, command: SubscriptionCommand) -> list[SubscriptionEvent]:
     """What happens on `command`; nothing where things are that way already.
 
-    Raises `Invalid`, `NotFound`, `TooManySubscriptions` or `SubscriptionIsDisabled`.
+    Raises `Invalid`, `NotFound`, `SubscriptionVersionStale`, `TooManySubscriptions` or `SubscriptionIsDisabled`.
     """
     known = state.by_id if state is not None else {}
     if isinstance(command, CreateSubscription):
-        _check(command.terms)
+        terms = replace(command.terms, **_kept(command.headers, command.headers_id))
+        _check(terms, command.headers)
         if command.subscription_id in known:
             return []
         if len(known) >= SUBSCRIPTIONS_MAX:
             raise TooManySubscriptions(SUBSCRIPTIONS_MAX)
-        return [SubscriptionCreated(command.subscription_id, command.terms, command.start, command.secret_id, command.at)]
+        return [SubscriptionCreated(command.subscription_id, terms, command.start, command.secret_id, command.at)]
     subscription = known.get(command.subscription_id)
     if subscription is None:
         raise NotFound("subscription", command.subscription_id)
@@ -126,8 +136,10 @@ def _change(
     id, at, status = subscription.subscription_id, command.at, subscription.status
     match command:
         case ChangeSubscription():
+            if command.expected is not None and subscription.version not in command.expected:
+                raise SubscriptionVersionStale(id, subscription.version)
             terms = replace(subscription.terms, **command.changes)
-            _check(terms)
+            _check(terms, command.headers)
             return [SubscriptionChanged(id, terms, at)] if terms != subscription.terms else []
         case RotateSubscriptionSecret():
             hours = min(max(0.0, command.former_hours), FORMER_SECRET_HOURS_MAX)
@@ -150,8 +162,12 @@ def _change(
             assert_never(command)
 
 
-def _check(terms: Terms) -> None:
-    if faults := terms_faults(terms):
+def _kept(headers: Mapping[str, str], headers_id: SecretId | None) -> dict[str, Any]:
+    return {"headers": tuple(headers), "headers_id": headers_id if headers else None}
+
+
+def _check(terms: Terms, headers: Mapping[str, str]) -> None:
+    if faults := terms_faults(terms) + header_faults(headers):
         raise Invalid(faults)
 
 

@@ -1,7 +1,7 @@
 # intent_ref: domain.definition
 """What an intent's definition may say, judged in three stages: its shape, the business rules, security."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from domain.json_values import Faults, Limits, Place, ValueCheck, together, value_faults
@@ -12,7 +12,9 @@ from domain.step_control import WAIT_SECONDS_MAX
 from domain.step_policies import did_you_mean, read_seconds
 from domain.steps import DraftStep, Step, connect_steps, read_step
 
-__all__ = ["Definition", "Limits", "Rules", "Step", "inputs_faults", "parse_definition", "stored_faults"]
+__all__ = [
+    "Definition", "Limits", "Reading", "Rules", "Step", "inputs_faults", "parse_definition", "read_definition", "stored_faults",
+]  # fmt: skip
 
 TARGET_CHARS_MAX = 200
 DEFINITION_KEYS = (
@@ -45,16 +47,41 @@ class Definition:
     priority: int = PRIORITY_DEFAULT
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A definition as far as it can be read, and every fault of the three stages.
+
+    `is_storable` where the log can hold all that it says, so that more can be said of it; `secrets` are where nothing should be
+    repeated. `knows_ids` where no step's id is in doubt, and `knows_order` where no dependency is either.
+    """
+
+    definition: Definition
+    faults: list[Fault]
+    is_storable: bool = False
+    secrets: tuple[str, ...] = ()
+    knows_ids: bool = False
+    knows_order: bool = False
+
+
 def parse_definition(raw: Any, catalogue: Modules, rules: Rules, *, prefix: str = "/definition") -> Definition:
     """The definition behind `raw`; raises `DefinitionInvalid` with every fault of all three stages, and nothing else.
     One with more values or bytes than the limits say is not judged to its end.
 
     `prefix` is the pointer to `raw` in what the user sent.
     """
+    reading = read_definition(raw, catalogue, rules, prefix=prefix)
+    if reading.faults:
+        raise DefinitionInvalid(reading.faults)
+    return reading.definition
+
+
+def read_definition(raw: Any, catalogue: Modules, rules: Rules, *, prefix: str = "/definition") -> Reading:
+    """As `parse_definition`, for those who have more to say of a definition that has faults."""
     check = ValueCheck(rules.limits)
     shape, business, security = check.shape, Faults(), check.security
     if not check.walk(raw, prefix):
-        raise DefinitionInvalid(together((shape, security), prefix))
+        return Reading(Definition("", ()), together((shape, security), prefix))
+    is_storable, secrets = isinstance(raw, dict) and not shape.count, tuple([fault.pointer for fault in security.listed])
     target, steps, whole = "", [], _Whole()
     if isinstance(raw, dict):
         _check_keys(raw, prefix, shape)
@@ -68,10 +95,19 @@ def parse_definition(raw: Any, catalogue: Modules, rules: Rules, *, prefix: str 
     else:
         shape.add(prefix, "A definition must be an object with a `target` and `steps`.", "type")
     connected = connect_steps(steps, catalogue, business)
+    definition = Definition(target, connected, whole.inputs_schema, whole.outputs, whole.timeout_seconds, whole.priority)
     faults = together((shape, business, security), prefix)
-    if faults:
-        raise DefinitionInvalid(faults)
-    return Definition(target, connected, whole.inputs_schema, whole.outputs, whole.timeout_seconds, whole.priority)
+    if not faults:
+        return Reading(definition, [], is_storable, (), True, True)
+    knows_ids = _is_whole(raw, connected) and not any(draft.id_is_broken for draft in steps)
+    knows_order = knows_ids and not any("/depends_on" in fault.pointer or fault.code == "duplicate-id" for fault in faults)
+    return Reading(definition, faults, is_storable, secrets, knows_ids, knows_order)
+
+
+def _is_whole(raw: Any, steps: tuple[Step, ...]) -> bool:
+    """True where every step that `raw` says has been looked at."""
+    said = raw.get("steps") if isinstance(raw, dict) else None
+    return said is None or (isinstance(said, list) and len(said) == len(steps))
 
 
 @dataclass(slots=True)
@@ -132,9 +168,14 @@ def _read_steps(raw: dict[Any, Any], place: Place, steps_max: int, shape: Faults
     return [read_step(step, (here, index), shape) for index, step in enumerate(steps[:steps_max])]
 
 
+INPUT_TEXT_BYTES_MAX = 1_048_576
+"""How long one text in inputs may be: what is large goes beside the log, so a definition's limit would be for nothing."""
+
+
 def inputs_faults(inputs: Any, rules: Rules, *, prefix: str = "/inputs") -> list[Fault]:
     """What is wrong with an execution's inputs: they are kept as long as definitions, so the same security holds."""
-    return value_faults(inputs, prefix, rules.limits, look_for_secrets=True)
+    limits = replace(rules.limits, value_bytes_max=max(rules.limits.value_bytes_max, INPUT_TEXT_BYTES_MAX))
+    return value_faults(inputs, prefix, limits, look_for_secrets=True)
 
 
 _ANSWER_LIMITS = Limits(value_bytes_max=1_048_576)

@@ -125,11 +125,12 @@ def subscription_document(subscription: Subscription) -> dict[str, Any]:
         "former_secret_until": _timestamp_or_none(subscription.former_until),
         "created_at": timestamp(subscription.created_at),
         "updated_at": timestamp(subscription.updated_at),
+        "version": subscription.version,
     }
 
 
 def subscription_terms(terms: Terms) -> dict[str, Any]:
-    """What a change of a subscription may change."""
+    """What a change of a subscription may change. Of headers the names: their values are told to nobody."""
     return {
         "url": terms.url,
         "types": list(terms.types),
@@ -137,7 +138,7 @@ def subscription_terms(terms: Terms) -> dict[str, Any]:
         "description": terms.description,
         "order": terms.order,
         "max_in_flight": terms.max_in_flight,
-        "headers": terms.headers,
+        "headers": list(terms.headers),
     }
 
 
@@ -154,6 +155,8 @@ def pull_subscription_document(subscription: PullSubscription) -> dict[str, Any]
         "max_deliveries": terms.deliveries_max,
         "max_unacknowledged": terms.unacknowledged_max,
         "created_at": timestamp(subscription.created_at),
+        "updated_at": timestamp(subscription.updated_at),
+        "version": subscription.version,
     }
 
 

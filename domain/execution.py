@@ -41,7 +41,7 @@ from domain.execution_events import (
     StepWaiting,
 )
 from domain.execution_terms import Cause, Options
-from domain.plan import Plan, PlannedStep, is_undoing, item_index, step_of_run
+from domain.plan import Plan, PlannedStep, is_undoing, item_index, shared_plan, step_of_run
 from domain.runs import ACTIVE, SETTLED, StepRun, Waiting, changed
 from domain.values import ExecutionId, IntentId, StepId, TenantId, Version
 
@@ -173,7 +173,7 @@ def evolve(state: Execution | None, event: ExecutionEvent) -> Execution:
 
 
 def _started(event: ExecutionStarted) -> Execution:
-    plan = Plan(event.steps)
+    plan = shared_plan(event.steps)
     runs = {step.id: _NEW for step in event.steps}
     return Execution(
         event.execution_id, event.intent_id, event.intent_name, event.version, event.target, event.inputs, plan,
@@ -194,7 +194,8 @@ def _going_on(state: Execution, event: StepStarted | StepRetrying | StepWaiting 
         case StepRetrying():
             run = changed(
                 run, status="retrying", attempts=event.attempt, attempts_before=run.attempts_before + (not event.counts),
-                error=event.error, due_at=event.due_at,
+                error=event.error, due_at=event.due_at, put_off=0 if event.counts else run.put_off + 1,
+                put_off_since=None if event.counts else run.put_off_since or event.at,
             )  # fmt: skip
         case StepWaiting():
             state, run = _past_its_gate(state, run)
@@ -202,12 +203,14 @@ def _going_on(state: Execution, event: StepStarted | StepRetrying | StepWaiting 
             attempts = run.attempts + (event.reason == "child")
             run = changed(
                 run, status="waiting", attempts=attempts, waiting=waiting, due_at=event.due_at,
-                started_at=run.started_at or event.at,
+                started_at=run.started_at or event.at, limits=event.limits or run.limits,
             )  # fmt: skip
         case StepExpanded():
             run = changed(run, status="running", items=event.items, started_at=event.at)
         case StepFallingBack():
-            run = changed(run, fell_back=True, attempts_before=run.attempts, error=event.error, due_at=None)
+            run = changed(
+                run, fell_back=True, attempts_before=run.attempts, error=event.error, due_at=None, put_off=0, put_off_since=None
+            )  # fmt: skip
         case _:
             assert_never(event)
     if is_undoing(event.step):
@@ -234,8 +237,8 @@ def _over(state: Execution, event: StepCompleted | StepFailed | StepSkipped | St
     match event:
         case StepCompleted(result=result):
             run = changed(run, status="completed", result=result, error=None, due_at=None, completed_at=at)
-        case StepFailed(error=error):
-            run = changed(run, status="failed", error=error, due_at=None, completed_at=at)
+        case StepFailed(error=error, result=result):
+            run = changed(run, status="failed", error=error, result=result, due_at=None, completed_at=at)
         case StepSkipped():
             run = changed(run, status="skipped", due_at=None, completed_at=at)
         case StepCancelled():

@@ -88,13 +88,19 @@ class StepCompleted:
 
 @dataclass(frozen=True, slots=True)
 class StepFailed:
-    """The last attempt has failed. `error` has `code`, `message` and what else the module said."""
+    """The last attempt has failed, or the step's time is up. `error` has `code`, `message` and what else the module said.
+
+    `result` is what a loop that its failure is lived with has come to all the same: the items' results, null where one failed.
+    `child` is the execution that ran for the step when its time was up; it is stopped.
+    """
 
     execution_id: ExecutionId
     step: StepId
     attempt: int
     error: dict[str, Any]
     at: datetime
+    result: Any = None
+    child: ExecutionId | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +119,8 @@ class StepWaiting:
     At `due_at` happens what `on_due` says.
 
     `gate` is which of the step's gates it stands before; a child is no gate. `detail` says what the reason needs: `roles` and
-    `message`, `signal`, or the child's `execution_id`, `intent`, `version` and `inputs`.
+    `message`, `signal`, or the child's `execution_id`, `intent`, `version` and `inputs`. `limits` say when the step as a whole
+    must be over, where it has a time for that.
     """
 
     execution_id: ExecutionId
@@ -124,6 +131,7 @@ class StepWaiting:
     on_due: OnDue
     detail: dict[str, Any]
     at: datetime
+    limits: StepLimits | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +176,8 @@ class StepFallingBack:
 
 @dataclass(frozen=True, slots=True)
 class StepCancelled:
-    """The run is given up because the execution fails or is cancelled; `child` is the execution that ran for it."""
+    """The run is given up because the execution fails or is cancelled, or because another item of its loop has failed; `child` is
+    the execution that ran for it."""
 
     execution_id: ExecutionId
     step: StepId

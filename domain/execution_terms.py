@@ -36,7 +36,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class StepLimits:
-    """What holds for an attempt: its priority, when it must have begun, when the run must be over with all its attempts, how
+    """What holds for an attempt: its priority, when it must have begun, when the run must be over with all that it does, how
     many with the same key may be under way in the tenant, and the action, where that has limits of its own."""
 
     priority: int = 3

@@ -33,7 +33,8 @@ class Gate:
     """What a step waits for before its work: a time, a person, or a signal.
 
     `duration` (seconds, or a template) or `until` (a time, or a template) say when the wait is over: for `wait` that completes
-    it, for the others `on_due` says what then. Without either, a person or a signal is waited for as long as it takes.
+    it, for the others `on_due` says what then. Without either, a person or a signal is waited for as long as it takes. `zone`
+    (an IANA name, or a template) says by whose clocks `until` is, where that has no offset of its own.
     """
 
     kind: GateKind
@@ -43,6 +44,7 @@ class Gate:
     roles: tuple[str, ...] = ()
     signal: str | None = None
     message: Any = None
+    zone: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,6 @@ class PlannedStep:
         """The control flow; the plain one where nothing was said."""
         return self.control or _PLAIN
 
-    @property
     def own_work(self) -> Work:
         """The step's action as work."""
         return Work(self.action, self.module, self.parameters, self.timeout_seconds, self.retry, self.flow.is_metered)
@@ -137,8 +138,17 @@ class Plan:
         return {step.id: step for step in self.steps}
 
     @property
+    def own_works(self) -> dict[StepId, Work]:
+        """Each step's action as work."""
+        return self._own_works
+
+    @cached_property
+    def _own_works(self) -> dict[StepId, Work]:
+        return {step.id: step.own_work() for step in self.steps}
+
+    @property
     def is_plain(self) -> bool:
-        """True where no step has a gate, a child, or a time for all its attempts."""
+        """True where no step has a gate, a child, or a time for all that it does."""
         return self._is_plain
 
     @cached_property
@@ -182,6 +192,20 @@ class Plan:
     def step_of(self, run_id: str) -> PlannedStep | None:
         """The step behind a run: of the step itself (`deploy`), one of its items (`deploy[3]`), or an undoing (`~deploy`)."""
         return self.by_id.get(step_of_run(run_id))
+
+
+_SHARED_MAX = 512
+_shared: dict[int, Plan] = {}
+
+
+def shared_plan(steps: tuple[PlannedStep, ...]) -> Plan:
+    """The plan of `steps`: the same object for the same tuple, so that executions of one version work it out once."""
+    plan = _shared.get(id(steps))
+    if plan is None or plan.steps is not steps:
+        if len(_shared) >= _SHARED_MAX:
+            del _shared[next(iter(_shared))]
+        plan = _shared[id(steps)] = Plan(steps)
+    return plan
 
 
 def step_of_run(run_id: str) -> StepId:

@@ -1,8 +1,9 @@
 # intent_ref: domain.pull-subscription
 """A tenant's pull subscriptions: which events wait to be fetched, under which terms. How far each has come is not here."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import assert_never
 from uuid import UUID
 
 from domain.input_rules import text_faults
@@ -18,7 +19,7 @@ UNACKNOWLEDGED_MAX = 10_000
 
 @dataclass(frozen=True, slots=True)
 class PullTerms:
-    """What is given out and how. They hold for good: who wants others makes another subscription.
+    """What is given out and how. The order holds for good: who wants another makes another subscription.
 
     `types` and `subjects` are patterns in which `*` stands for any text. An event given out is its reader's for `lease_seconds`
     unless a pull says otherwise; one that was given out `deliveries_max` times in vain is a dead letter. No more than
@@ -53,6 +54,15 @@ class PullSubscriptionCreated:
 
 
 @dataclass(frozen=True, slots=True)
+class PullSubscriptionChanged:
+    """`terms` are all that hold from now on, for what is given out; leases that are out end as they would have."""
+
+    subscription_id: SubscriptionId
+    terms: PullTerms
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class PullSubscriptionDeleted:
     """Nothing can be fetched or acknowledged any more."""
 
@@ -60,17 +70,19 @@ class PullSubscriptionDeleted:
     at: datetime
 
 
-PullSubscriptionEvent = PullSubscriptionCreated | PullSubscriptionDeleted
+PullSubscriptionEvent = PullSubscriptionCreated | PullSubscriptionChanged | PullSubscriptionDeleted
 
 
 @dataclass(frozen=True, slots=True)
 class PullSubscription:
-    """A pull subscription."""
+    """A pull subscription. `version` grows with every change: what an entity tag says."""
 
     subscription_id: SubscriptionId
     terms: PullTerms
     start: PullStart
     created_at: datetime
+    updated_at: datetime
+    version: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +95,16 @@ class PullSubscriptions:
 def evolve(state: PullSubscriptions | None, event: PullSubscriptionEvent) -> PullSubscriptions:
     """The tenant's pull subscriptions after `event`."""
     known = dict(state.by_id) if state is not None else {}
-    if isinstance(event, PullSubscriptionDeleted):
-        del known[event.subscription_id]
-    else:
-        known[event.subscription_id] = PullSubscription(event.subscription_id, event.terms, event.start, event.at)
+    match event:
+        case PullSubscriptionCreated():
+            known[event.subscription_id] = PullSubscription(event.subscription_id, event.terms, event.start, event.at, event.at)
+        case PullSubscriptionChanged():
+            before = known[event.subscription_id]
+            known[event.subscription_id] = replace(before, terms=event.terms, updated_at=event.at, version=before.version + 1)
+        case PullSubscriptionDeleted():
+            del known[event.subscription_id]
+        case _:
+            assert_never(event)
     return PullSubscriptions(known)
 
 

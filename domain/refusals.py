@@ -144,12 +144,46 @@ class TooManyModules(Refusal):
         self.limit = limit
 
 
+class TooManyIntents(Refusal):
+    code = "too-many-intents"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"A tenant may have {limit:,} intents. Archive those that are not needed.")
+        self.limit = limit
+
+
+class TooManyTriggers(Refusal):
+    code = "too-many-triggers"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"A tenant may have {limit:,} intents that start upon events (`on`). Do without one, or archive one.")
+        self.limit = limit
+
+
+class TooManySchedules(Refusal):
+    code = "too-many-schedules"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"A tenant may have {limit:,} intents with a `schedule`. Do without one, or archive one.")
+        self.limit = limit
+
+
 class TooManySubscriptions(Refusal):
     code = "too-many-subscriptions"
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"A tenant may have {limit} subscriptions. Delete one that is not needed.")
         self.limit = limit
+
+
+class SubscriptionVersionStale(Refusal):
+    code = "subscription-version-stale"
+
+    def __init__(self, subscription_id: str, actual: int) -> None:
+        super().__init__(
+            f"The subscription {subscription_id} is at version {actual} by now. Read it again, then repeat your change."
+        )
+        self.subscription_id, self.actual = subscription_id, actual
 
 
 class SubscriptionIsDisabled(Refusal):
@@ -232,6 +266,12 @@ class LimitReached(Refusal):
     def __init__(self, limit: str, most: int, sentence: str, *, again_seconds: int, window_seconds: int | None = None) -> None:
         super().__init__(f"{sentence} Nothing was started: try again in {again_seconds} s.")
         self.limit, self.most, self.again_seconds, self.window_seconds = limit, most, again_seconds, window_seconds
+
+
+class ArtifactQuotaReached(Refusal):
+    """Inputs are too large for the log, and the tenant has stored all it may store beside it."""
+
+    code = "artifact-quota"
 
 
 class TriggeredTooDeep(Refusal):

@@ -28,6 +28,7 @@ class Waiting:
 @dataclass(frozen=True)
 class StepRun:
     """How far a run has come. `attempts_before` were made before the last retry by hand and do not count against the policy.
+    `put_off` counts the attempts in a row that were never really made, the first of them at `put_off_since`.
 
     A step that is done once for each of `items` counts how many of them have begun, are settled, and have failed; items before
     number `items_next` need no look when the next one is sought.
@@ -50,6 +51,8 @@ class StepRun:
     items_begun: int = 0
     items_settled: int = 0
     items_failed: int = 0
+    put_off: int = 0
+    put_off_since: datetime | None = None
 
 
 S = TypeVar("S")

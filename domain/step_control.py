@@ -4,13 +4,14 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from domain.json_values import Faults, Place
 from domain.module import RetryPolicy
 from domain.security import quoted
 from domain.step_policies import NAME_RULE, did_you_mean, is_name, read_retry, read_seconds
+from domain.zoned_times import local_time_of, zone_named
 
 WAIT_SECONDS_MAX = 366 * 86_400.0
 ITEMS_AT_ONCE_DEFAULT = 10
@@ -49,6 +50,7 @@ class GateUse:
     roles: tuple[str, ...] = ()
     signal: str | None = None
     message: Any = None
+    zone: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +94,12 @@ def time_of(value: Any) -> datetime | None:
     """A time as ISO 8601 writes it, with its offset; None for anything else."""
     try:
         at = datetime.fromisoformat(value)
-    except (TypeError, ValueError):
-        return None
-    return at if at.tzinfo is not None else None
+        if at.tzinfo is not None:
+            at.astimezone(UTC)  # the last hours of the year 9999 are no time in every zone
+            return at
+    except (TypeError, ValueError, OverflowError):
+        pass
+    return None
 
 
 def read_control(raw: dict[str, Any], place: Place, faults: Faults) -> ControlDraft | None:
@@ -128,17 +133,34 @@ def _read_join(draft: ControlDraft, value: Any, place: Place, faults: Faults) ->
 
 def _read_wait(draft: ControlDraft, value: Any, place: Place, faults: Faults) -> None:
     said = _said(value, "for")
-    _check_keys(said, ("for", "until"), place, faults)
-    duration, until = said.get("for"), said.get("until")
+    _check_keys(said, ("for", "until", "zone"), place, faults)
+    duration, until, zone = said.get("for"), said.get("until"), said.get("zone")
     if (duration is None) == (until is None):
         faults.add(place, "`wait` must say either `for` (a duration) or `until` (a time).", "missing")
         return
     if duration is not None and not is_template(duration):
         duration = read_seconds(duration, (place, "for"), faults, most=WAIT_SECONDS_MAX)
-    if until is not None and not is_template(until) and time_of(until) is None:
-        faults.add((place, "until"), "`until` must be a time such as `2026-12-24T18:00:00+01:00`, or a template.", "type")
-        until = None
-    draft.gates += (GateUse("wait", duration, until),)
+    if zone is not None:
+        _check_zone(zone, until, place, faults)
+    elif until is not None and not is_template(until) and time_of(until) is None:
+        detail = "`until` must be a time such as `2026-12-24T18:00:00+01:00`, or a template; without an offset it needs a `zone`."
+        faults.add((place, "until"), detail, "type")
+    draft.gates += (GateUse("wait", duration, until, zone=zone),)
+
+
+def _check_zone(zone: Any, until: Any, place: Place, faults: Faults) -> None:
+    """A zone is for a time that has no offset of its own."""
+    if until is None:
+        faults.add((place, "zone"), "A duration is the same everywhere: `zone` goes with `until`.", "invalid")
+    elif not isinstance(zone, str) or not (is_template(zone) or zone_named(zone)):
+        detail = "`zone` must be a name of the IANA's, such as `Europe/Berlin`, or a template."
+        faults.add((place, "zone"), detail, "invalid-timezone")
+    if until is None or is_template(until) or local_time_of(until) is not None:
+        return
+    if time_of(until) is not None:
+        faults.add((place, "until"), "This time has an offset of its own: leave out that, or `zone`.", "invalid")
+    else:
+        faults.add((place, "until"), "`until` must be a time such as `2026-12-24T18:00:00`, or a template.", "type")
 
 
 def _read_approval(draft: ControlDraft, value: Any, place: Place, faults: Faults) -> None:

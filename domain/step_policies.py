@@ -16,6 +16,9 @@ ATTEMPTS_MAX = 100
 BACKOFF_MAX = 100.0
 ATTEMPTS_DEFAULT = 3  # of a `retry` that says how to wait and not how often
 ERROR_CODES_MAX = 50
+PUT_OFF_MAX = 1_000
+PUT_OFF_SECONDS_MAX = 86_400.0
+"""How often in a row, and for how long, an attempt may be put off that was never really made (the module's breaker is open)."""
 RETRY_KEYS = ("max_attempts", "initial_interval", "backoff", "max_interval", "jitter", "non_retryable")
 NAME_RULE = "1 to 100 letters, digits, dots, underscores and hyphens"
 

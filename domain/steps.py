@@ -82,8 +82,7 @@ def read_step(raw: Any, place: Place, faults: Faults) -> DraftStep:
             if not draft.has_action:
                 faults.add((place, key), f"Only actions have parameters; {quoted(str(key))} belongs to none.", "unknown-key")
         elif value is not None and key in _OF_ACTIONS and draft.action is not None and not draft.has_action:
-            detail = f"{quoted(key)} is about an action's attempts, and this step has none. A workflow has its own `timeout`."
-            faults.add((place, key), detail, "no-action")
+            _note_no_action(key, value, place, faults)
         elif value is not None and key not in CONTROL_KEYS:
             _read_key(draft, key, value, faults)
     if draft.timeout_seconds is None and draft.control is not None:
@@ -91,11 +90,21 @@ def read_step(raw: Any, place: Place, faults: Faults) -> DraftStep:
     return draft
 
 
+def _note_no_action(key: str, value: Any, place: Place, faults: Faults) -> None:
+    """Any step has a time as a whole (`timeouts.total`); what else is about attempts is the business of actions."""
+    keys = [inner for inner in value if inner != "total"] if key == "timeouts" and isinstance(value, dict) else [None]
+    for inner in keys:
+        where = (place, key) if inner is None else ((place, key), inner)
+        shown = key if inner is None else f"{key}.{inner}"
+        detail = f"{quoted(shown)} is about an action's attempts, and this step has none. It may have `timeouts.total`."
+        faults.add(where, detail, "no-action")
+
+
 def _with_gates_spelled_out(raw: dict[str, Any]) -> dict[str, Any]:
     """`{"action": "wait", "for": …}` is `{"wait": {"for": …}}`, and an approval may be written in the same way."""
     words: tuple[str, ...]
     if raw.get("action") == "wait" and ("for" in raw or "until" in raw):
-        key, words = "wait", ("for", "until")
+        key, words = "wait", ("for", "until", "zone")
     elif raw.get("action") == "approval":
         key, words = "approval", ("roles", "expires_in", "on_expiry", "message")
     else:

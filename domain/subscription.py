@@ -1,7 +1,7 @@
 # intent_ref: domain.subscription
 """A tenant's subscriptions: which events go to which address outside, and whether they go at present."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal, assert_never
 
@@ -23,7 +23,11 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What is delivered, where to and how. `types` and `subjects` are patterns in which `*` stands for any text."""
+    """What is delivered, where to and how. `types` and `subjects` are patterns in which `*` stands for any text.
+
+    `headers` are the names of those that go with every delivery. Their values may be credentials and are never here: they are
+    sealed under `headers_id`, as secrets are. Names without it are of a time when the values were in the event itself.
+    """
 
     url: str
     types: tuple[str, ...] = ("*",)
@@ -31,11 +35,14 @@ class Terms:
     description: str | None = None
     order: Order = "per-subject"
     max_in_flight: int = 10
-    headers: dict[str, str] = field(default_factory=dict)
+    headers: tuple[str, ...] = ()
+    headers_id: SecretId | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class SubscriptionCreated:
+    """Somebody outside subscribed to the tenant's events."""
+
     subscription_id: SubscriptionId
     terms: Terms
     start: Start
@@ -45,6 +52,8 @@ class SubscriptionCreated:
 
 @dataclass(frozen=True, slots=True)
 class SubscriptionChanged:
+    """A subscription wants other events, or wants them elsewhere; `terms` are all that hold from now on."""
+
     subscription_id: SubscriptionId
     terms: Terms
     at: datetime
@@ -116,6 +125,8 @@ class Subscription:
     former_until: datetime | None = None
     disabled_reason: str | None = None
     disabled_detail: str | None = None
+    version: int = 1
+    """Grows with every change: what an entity tag says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +161,7 @@ Change = (
 
 def changed(subscription: Subscription, event: Change) -> Subscription:
     """The subscription after a change."""
-    after = replace(subscription, updated_at=event.at)
+    after = replace(subscription, updated_at=event.at, version=subscription.version + 1)
     match event:
         case SubscriptionChanged():
             return replace(after, terms=event.terms)

@@ -9,6 +9,8 @@ from domain.refusals import Fault
 COUNT_MAX = 1_000_000
 WEIGHT_MIN, WEIGHT_MAX = 0.01, 100.0
 OnExceeded = Literal["queue", "reject"]
+Holding = Literal["intents", "triggers", "schedules"]
+"""What a tenant may have so many of, whatever else is set: intents, those that start upon events, those that start at times."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,8 +35,8 @@ TOPICS: dict[str, type[Any]] = {
     "module.registered.v2": module.ModuleRegistered,
     "module.changed.v2": module.ModuleChanged,
     "module.removed.v1": module.ModuleRemoved,
-    "subscription.created.v1": subscription.SubscriptionCreated,
-    "subscription.changed.v1": subscription.SubscriptionChanged,
+    "subscription.created.v2": subscription.SubscriptionCreated,
+    "subscription.changed.v2": subscription.SubscriptionChanged,
     "subscription.secret_rotated.v1": subscription.SubscriptionSecretRotated,
     "subscription.paused.v1": subscription.SubscriptionPaused,
     "subscription.resumed.v1": subscription.SubscriptionResumed,
@@ -44,6 +44,7 @@ TOPICS: dict[str, type[Any]] = {
     "subscription.enabled.v1": subscription.SubscriptionEnabled,
     "subscription.deleted.v1": subscription.SubscriptionDeleted,
     "pull_subscription.created.v1": pull_subscription.PullSubscriptionCreated,
+    "pull_subscription.changed.v1": pull_subscription.PullSubscriptionChanged,
     "pull_subscription.deleted.v1": pull_subscription.PullSubscriptionDeleted,
     "execution.started.v1": execution_events.ExecutionStarted,
     "execution.step_started.v1": execution_events.StepStarted,
@@ -88,9 +89,17 @@ def _described_by_v2(module_event: dict[str, Any]) -> dict[str, Any]:
     return {**module_event, "transport": {**module_event["transport"], "secret": None}}
 
 
+def _headers_named_v2(subscription_event: dict[str, Any]) -> dict[str, Any]:
+    """Headers by name alone. Their values stay in the old event, where the deliverer finds them and nobody else looks."""
+    terms = subscription_event["terms"]
+    return {**subscription_event, "terms": {**terms, "headers": list(terms["headers"]), "headers_id": None}}
+
+
 UPCASTERS: dict[str, tuple[str, Upcaster]] = {
     "module.registered.v1": ("module.registered.v2", _described_by_v2),
     "module.changed.v1": ("module.changed.v2", _described_by_v2),
+    "subscription.created.v1": ("subscription.created.v2", _headers_named_v2),
+    "subscription.changed.v1": ("subscription.changed.v2", _headers_named_v2),
 }
 """Old topic -> (the topic of the next version, how to get there)."""
 

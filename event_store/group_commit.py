@@ -33,7 +33,7 @@ _SQL = """
 SELECT * FROM quantum.append_events(
     $1::text, $2::text::int[], $3::text::text[], $4::text::text[], $5::text::int[], $6::text::uuid[], $7::text::text[],
     $8::text::int[], $9::text::int[], $10::text::uuid[], $11::text::text[], $12::bytea[],
-    $13::text::int[], $14::text::text[], $15::text::text[], $16::text::text[], $17::text::text[], $18::text::bool[])
+    $13::text::int[], $14::text::text[], $15::text::text[], $16::text::text[], $17::text::text[], $18::text::bool[], $19)
 """
 APPENDS_MAX = 256
 SECOND_BATCH_FROM = 128
@@ -184,23 +184,27 @@ class GroupCommit:
         """
         return 0 if self._committing and len(self._queue) < SECOND_BATCH_FROM else APPENDS_MAX
 
-    async def _commit(self, connection: Any, batch: list[_Pending]) -> None:
+    async def _commit(self, connection: Any, batch: list[_Pending], *, careful: bool = False) -> None:
         loop = asyncio.get_running_loop()
         began = loop.time()
         try:
-            row = await connection.fetchrow(_SQL, *_arguments(batch), timeout=STATEMENT_SECONDS_MAX)
+            row = await connection.fetchrow(_SQL, *_arguments(batch, careful=careful), timeout=STATEMENT_SECONDS_MAX)
         except Exception as fault:
             if isinstance(fault, DATABASE_AWAY) and not isinstance(fault, ValueError):
                 raise
+            if isinstance(fault, asyncpg.UniqueViolationError) and not careful:
+                # A command seen before, or a new stream that is not new: now it is worth looking who that is.
+                await self._commit(connection, batch, careful=True)
+                return
             if len(batch) == 1:
                 if isinstance(fault, asyncpg.UniqueViolationError):
-                    # Another process was first with this command on another stream: next time it is seen as stored.
+                    # Another process was first with this command in this very moment: next time it is seen as stored.
                     self._try_later(batch[0])
                 else:
                     _answer_error(batch[0], fault)
                 return
             for pending in batch:
-                await self._commit(connection, [pending])
+                await self._commit(connection, [pending], careful=True)
             return
         self.statistics.observe_batch(len(batch), loop.time() - began)
         self._answer(batch, row)
@@ -293,8 +297,8 @@ def _events_in(append: Append) -> int:
     return events
 
 
-def _arguments(batch: list[_Pending]) -> tuple[str | list[bytes], ...]:
-    """The parameters of `append_events`, in its order: tenants, parts, their events, claims."""
+def _arguments(batch: list[_Pending], *, careful: bool = False) -> tuple[str | list[bytes] | bool, ...]:
+    """The parameters of `append_events`, in its order: tenants, parts, their events, claims, whether to look first."""
     parts: list[tuple[Any, ...]] = []
     events: list[NewEvent] = []
     claims: list[tuple[Any, ...]] = []
@@ -317,6 +321,7 @@ def _arguments(batch: list[_Pending]) -> tuple[str | list[bytes], ...]:
         text_array([event.topic for event in events]),
         [event.payload for event in events],
         *_arrays(claims, _CLAIM_ARRAYS),
+        careful,
     )
 
 

@@ -2,45 +2,35 @@
 """Ids that sort by time (UUIDv7, RFC 9562) and ids that repeat with their cause (UUIDv5)."""
 
 import os
-import threading
-import time
-from uuid import UUID, uuid5
+from time import time_ns
+from uuid import UUID, SafeUUID, uuid5
 
-_VERSION_7 = 0x7 << 76
-_VARIANT = 0b10 << 62
+_VERSION_AND_VARIANT = 0x7 << 76 | 0b10 << 62
+_RANDOM_BITS = 0xFFF << 64 | (1 << 62) - 1
 _RANDOM_BYTES = 10
-_POOL_BYTES = 400 * _RANDOM_BYTES
+_POOL_SIZE = 400
 
-
-class _Random:
-    """The system's random bytes, fetched many at a time, because the call costs more than all else about an id."""
-
-    def __init__(self) -> None:
-        self._pool, self._at, self._lock = b"", _POOL_BYTES, threading.Lock()
-        os.register_at_fork(after_in_child=self._forget)
-
-    def take(self) -> int:
-        """80 random bits; none is ever given twice."""
-        with self._lock:
-            if self._at >= _POOL_BYTES:
-                self._pool, self._at = os.urandom(_POOL_BYTES), 0
-            start, self._at = self._at, self._at + _RANDOM_BYTES
-            return int.from_bytes(self._pool[start : self._at], "big")
-
-    def _forget(self) -> None:
-        self._at, self._lock = _POOL_BYTES, threading.Lock()
-
-
-_random = _Random()
+# What `UUID(int=...)` does, without its checks of arguments: ids are made for each event and each command.
+_new, _set, _unknown = object.__new__, object.__setattr__, SafeUUID.unknown
+_pool: list[int] = []
+"""Random bits in their places, fetched from the system many at a time; taking one off is a single step of the interpreter."""
+os.register_at_fork(after_in_child=_pool.clear)
 
 
 def uuid7() -> UUID:
     """A new UUIDv7 of RFC 9562, section 5.7: 48 bits of Unix milliseconds, 74 random bits."""
-    random = _random.take()
-    milliseconds = time.time_ns() // 1_000_000
-    rand_a = (random >> 62) & 0xFFF
-    rand_b = random & ((1 << 62) - 1)
-    return UUID(int=milliseconds << 80 | _VERSION_7 | rand_a << 64 | _VARIANT | rand_b)
+    while True:
+        try:
+            random = _pool.pop()
+            break
+        except IndexError:
+            data = os.urandom(_POOL_SIZE * _RANDOM_BYTES)
+            places = range(0, len(data), _RANDOM_BYTES)
+            _pool.extend([int.from_bytes(data[at : at + _RANDOM_BYTES], "big") & _RANDOM_BITS for at in places])
+    made = _new(UUID)
+    _set(made, "int", (time_ns() // 1_000_000) << 80 | _VERSION_AND_VARIANT | random)
+    _set(made, "is_safe", _unknown)
+    return made
 
 
 def derived_id(parent: UUID, name: str) -> UUID:

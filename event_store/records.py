@@ -139,5 +139,9 @@ class StoreUnavailable(Exception):
     """The event store's database does not answer; nothing is known to be stored. The same command id may be sent again."""
 
 
+class ArtifactsUnavailable(StoreUnavailable):
+    """The artifact store does not answer; nothing is stored in the log. The same command id may be sent again."""
+
+
 class AppendTooLarge(Exception):
     """An append may hold 4,096 events and 64 MiB at most: split it."""

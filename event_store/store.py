@@ -73,6 +73,7 @@ class EventStore:
         self.platform_dsn = ""
         self.trace: Trace | None = None
         self._horizon = 0
+        self._asked: tuple[int, asyncio.Future[bool]] | None = None
         self._written: dict[str, int] = {}
         self._last_written = 0
 
@@ -178,6 +179,26 @@ class EventStore:
         self._horizon = max(self._horizon, rows[0][0])
         return self._horizon
 
+    async def _horizon_for_readers(self) -> int:
+        """As `horizon`, asked once for all readers that the same wake-up has brought here."""
+        generation = self.wakeups.generation
+        if self._asked is not None and self._asked[0] == generation:
+            asked_by_another = self._asked[1]
+            if not asked_by_another.done():
+                await asyncio.wait((asked_by_another,))
+                if asked_by_another.result():
+                    return self._horizon
+            return await self.horizon()
+        answered: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._asked = generation, answered
+        is_known = False
+        try:
+            horizon = await self.horizon()
+            is_known = True
+            return horizon
+        finally:
+            answered.set_result(is_known)
+
     async def read_log(
         self,
         after: int,
@@ -192,7 +213,7 @@ class EventStore:
         """
         horizon = self._horizon
         if horizon <= after + limit:
-            horizon = await self.horizon()
+            horizon = await self._horizon_for_readers()
         if horizon <= after:
             return LogPage([], after)
         wanted = None if topics is None else sorted(topics)

@@ -1,13 +1,16 @@
 # intent_ref: event-store.subscription-secrets
-"""The secrets that deliveries are signed with: in a table of their own, sealed, and never in an event.
+"""The secrets that deliveries are signed with, and the headers they carry: in a table of their own, sealed, never in an event.
 
 Secrets are those of Standard Webhooks (https://www.standardwebhooks.com): `whsec_` and 24 to 64 random bytes in base64.
 """
 
 import base64
+import hmac
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
+
+import orjson
 
 from event_store.faults import DATABASE_AWAY
 from event_store.ids import uuid7
@@ -22,6 +25,11 @@ _READ = "SELECT secret_id, sealed FROM quantum.subscription_secrets WHERE tenant
 
 class Box(Protocol):
     """Seals bytes so that they open only with the platform's key, and only for what they belong to."""
+
+    @property
+    def keys(self) -> tuple[bytes, ...]:
+        """The platform's keys; the first is the one that seals."""
+        ...
 
     def close(self, value: bytes, belongs_to: bytes) -> bytes:
         """The sealed bytes."""
@@ -45,14 +53,36 @@ class SubscriptionSecrets:
         await self._fetch(_KEEP, tenant_id, subscription_id, secret_id, sealed)
         return secret_id, PREFIX + base64.b64encode(key).decode("ascii")
 
+    async def keep_headers(self, tenant_id: str, subscription_id: str, headers: Mapping[str, str]) -> str:
+        """The id under which these headers are kept, for nobody but the deliverer to read. Raises `StoreUnavailable`."""
+        headers_id = str(uuid7())
+        sealed = self._box.close(orjson.dumps(dict(headers)), _headers_belong_to(tenant_id, headers_id))
+        await self._fetch(_KEEP, tenant_id, subscription_id, headers_id, sealed)
+        return headers_id
+
+    def blinded(self, request: bytes) -> bytes:
+        """What tells a request from every other, and does not help to guess what is in it: a hash under the platform's key.
+
+        The hash of a request goes out with its event, so those with headers go into it in this form.
+        """
+        return hmac.digest(self._box.keys[0], b"webhook request\0" + request, "sha256")
+
     async def drop(self, tenant_id: str, secret_id: str) -> None:
-        """Forgets a secret that came to nothing. Raises `StoreUnavailable`."""
+        """Forgets a secret, or headers, that came to nothing. Raises `StoreUnavailable`."""
         await self._fetch(_DROP, tenant_id, secret_id)
 
     async def read(self, tenant_id: str, secret_ids: Sequence[str]) -> dict[str, bytes]:
         """The keys behind ids, without those that are gone. Raises `StoreUnavailable`, and what the box raises."""
         rows = await self._fetch(_READ, tenant_id, list(secret_ids))
         return {row[0]: self._box.open(row[1], _belongs_to(tenant_id, row[0])) for row in rows}
+
+    async def read_headers(self, tenant_id: str, headers_id: str) -> dict[str, str] | None:
+        """The headers kept under an id; None where they are gone. Raises `StoreUnavailable`, and what the box raises."""
+        rows = await self._fetch(_READ, tenant_id, [headers_id])
+        if not rows:
+            return None
+        headers: dict[str, str] = orjson.loads(self._box.open(rows[0][1], _headers_belong_to(tenant_id, headers_id)))
+        return headers
 
     async def _fetch(self, query: str, *arguments: Any) -> list[Any]:
         try:
@@ -64,3 +94,7 @@ class SubscriptionSecrets:
 
 def _belongs_to(tenant_id: str, secret_id: str) -> bytes:
     return f"webhook\0{tenant_id}\0{secret_id}".encode()
+
+
+def _headers_belong_to(tenant_id: str, headers_id: str) -> bytes:
+    return f"webhook headers\0{tenant_id}\0{headers_id}".encode()

@@ -19,6 +19,7 @@ from event_store.faults import DATABASE_FAULTS
 
 _CHANNEL = "quantum_log"
 _SIGNAL_INTERVAL_SECONDS = 0.003
+WAKE_INTERVAL_SECONDS = 0.002
 _RECONNECT_SECONDS_MAX = 5.0
 
 log = structlog.get_logger(__name__)
@@ -32,6 +33,8 @@ class Wakeups:
         self._identity = f"{os.getpid()}-{secrets.token_hex(4)}"
         self._generation = 0
         self._waiting: asyncio.Future[None] | None = None
+        self._woken_at = 0.0
+        self._later: asyncio.TimerHandle | None = None
         self._unsignalled = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -63,10 +66,24 @@ class Wakeups:
 
     def appended(self) -> None:
         """Something was committed by this process: wake its own readers now, and the others' soon."""
-        self._wake()
+        self._grown()
         self._unsignalled.set()
 
+    def _grown(self) -> None:
+        """Wakes at once where the last time is a moment ago, else when it is: under load, readers then find more at a time."""
+        if self._later is not None:
+            return
+        loop = asyncio.get_running_loop()
+        if (left := self._woken_at + WAKE_INTERVAL_SECONDS - loop.time()) > 0:
+            self._later = loop.call_later(left, self._wake)
+        else:
+            self._wake()
+
     def _wake(self) -> None:
+        self._woken_at = asyncio.get_running_loop().time()
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
         self._generation += 1
         if self._waiting is not None:
             waiting, self._waiting = self._waiting, None
@@ -74,7 +91,7 @@ class Wakeups:
 
     def _heard(self, _connection: Any, _pid: int, _channel: str, payload: object) -> None:
         if payload != self._identity:
-            self._wake()
+            self._grown()
 
     async def _run(self) -> None:
         pause = 0.1

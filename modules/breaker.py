@@ -3,7 +3,7 @@
 
 The pattern is M. Nygard's (Release It!, 2007): closed → open when too large a part of the calls in a sliding window failed,
 open → half-open after a time that doubles with each failed probe, half-open → closed by one probe that succeeds. Breakers live
-in one process: each learns for itself.
+in one process: each learns for itself. What changed can be taken, so that others may be told.
 """
 
 import time
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import ceil
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from modules.contract import ModuleError
 
@@ -39,12 +39,28 @@ class Thresholds:
 class _Breaker:
     """`slots` count calls and failures of the newest tenths of the window: [number of the tenth, calls, failures]."""
 
+    key: Key
     state: State = "closed"
     slots: list[list[int]] = field(default_factory=list)
     opened: int = 0
     retry_at: float = 0.0
     is_probed: bool = False
     probe: int = 0
+    since: float = 0.0
+    failures: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Circuit:
+    """How a breaker stands: in its state for `seconds`, after `failures` (those of the window in which it opened, and each probe
+    since); while it is open, the endpoint is asked again in `probe_in_seconds`."""
+
+    tenant_id: str
+    url: str
+    state: State
+    seconds: float
+    failures: int
+    probe_in_seconds: float | None = None
 
 
 class Breakers:
@@ -53,6 +69,8 @@ class Breakers:
     def __init__(self, thresholds: Thresholds = Thresholds(), clock: Callable[[], float] = time.monotonic) -> None:
         self._thresholds, self._clock = thresholds, clock
         self._breakers: OrderedDict[Key, _Breaker] = OrderedDict()
+        self._changed: dict[Key, None] = {}
+        self._on_change: Callable[[], None] = lambda: None
 
     @contextmanager
     def guarding(self, tenant_id: str, url: str) -> Iterator[None]:
@@ -74,24 +92,47 @@ class Breakers:
             raise
         self._leave(breaker, probe, failed=False)
 
+    def on_change(self, told: Callable[[], None]) -> None:
+        """From now on `told` is called when a breaker has changed."""
+        self._on_change = told
+
+    def take_changes(self) -> list[Circuit]:
+        """The breakers that have changed since this was asked last, as they stand now."""
+        changed, self._changed = self._changed, {}
+        return [self._circuit(self._breakers[key]) for key in changed if key in self._breakers]
+
+    def not_closed(self) -> list[Circuit]:
+        """The breakers that keep calls back, or let one through to find out."""
+        return [self._circuit(breaker) for breaker in self._breakers.values() if breaker.state != "closed"]
+
     def states(self) -> dict[State, int]:
         """How many endpoints are in each state, for metrics."""
         now = self._clock()
         counted = Counter(_shown(breaker, now) for breaker in self._breakers.values())
         return {"closed": counted["closed"], "open": counted["open"], "half-open": counted["half-open"]}
 
-    def state_of(self, tenant_id: str, url: str) -> dict[str, Any]:
-        """What answers show of one endpoint: its state, and where it is open the seconds until it is asked again."""
-        breaker, now = self._breakers.get((tenant_id, url)), self._clock()
-        if breaker is None:
-            return {"state": "closed", "retry_after_seconds": None}
+    def circuit_of(self, tenant_id: str, url: str) -> Circuit:
+        """How the breaker of one endpoint stands."""
+        breaker = self._breakers.get((tenant_id, url))
+        return Circuit(tenant_id, url, "closed", 0.0, 0) if breaker is None else self._circuit(breaker)
+
+    def _circuit(self, breaker: _Breaker) -> Circuit:
+        now = self._clock()
         state = _shown(breaker, now)
-        return {"state": state, "retry_after_seconds": ceil(breaker.retry_at - now) if state == "open" else None}
+        again = breaker.retry_at - now if state == "open" else None
+        return Circuit(*breaker.key, state, max(0.0, now - breaker.since), breaker.failures, again)
+
+    def _turn(self, breaker: _Breaker, state: State, failures: int) -> None:
+        breaker.state, breaker.since, breaker.failures = state, self._clock(), failures
+        self._changed[breaker.key] = None
+        if len(self._changed) > self._thresholds.breakers_max:
+            del self._changed[next(iter(self._changed))]
+        self._on_change()
 
     def _found(self, key: Key) -> _Breaker:
         breaker = self._breakers.get(key)
         if breaker is None:
-            breaker = self._breakers[key] = _Breaker()
+            breaker = self._breakers[key] = _Breaker(key)
             if len(self._breakers) > self._thresholds.breakers_max:
                 self._breakers.popitem(last=False)
         else:
@@ -104,7 +145,8 @@ class Breakers:
             return 0
         now = self._clock()
         if breaker.state == "open" and now >= breaker.retry_at:
-            breaker.state, breaker.is_probed = "half-open", False
+            breaker.is_probed = False
+            self._turn(breaker, "half-open", breaker.failures)
         if breaker.state == "half-open" and not breaker.is_probed:
             breaker.is_probed = True
             breaker.probe += 1
@@ -121,13 +163,14 @@ class Breakers:
                 return
             breaker.is_probed = False
             if failed:
-                self._open(breaker)
+                self._open(breaker, breaker.failures + 1)
             else:
-                breaker.state, breaker.opened, breaker.slots = "closed", 0, []
+                breaker.opened, breaker.slots = 0, []
+                self._turn(breaker, "closed", 0)
         elif breaker.state == "closed":
             calls, failures = self._counted(breaker, failed=failed)
             if failed and calls >= self._thresholds.calls_min and failures >= self._thresholds.failures_part * calls:
-                self._open(breaker)
+                self._open(breaker, failures)
 
     def _counted(self, breaker: _Breaker, *, failed: bool) -> tuple[int, int]:
         """Calls and failures of the window, with this one."""
@@ -139,11 +182,12 @@ class Breakers:
         breaker.slots[-1][2] += failed
         return sum(slot[1] for slot in breaker.slots), sum(slot[2] for slot in breaker.slots)
 
-    def _open(self, breaker: _Breaker) -> None:
+    def _open(self, breaker: _Breaker, failures: int) -> None:
         seconds = min(self._thresholds.open_seconds * 2 ** min(breaker.opened, 32), self._thresholds.open_seconds_max)
-        breaker.state, breaker.slots = "open", []
+        breaker.slots = []
         breaker.opened += 1
         breaker.retry_at = self._clock() + seconds
+        self._turn(breaker, "open", failures)
 
 
 def is_of_the_endpoint(error: ModuleError) -> bool:

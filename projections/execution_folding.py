@@ -82,7 +82,10 @@ def fold(folding: Folding, event: ExecutionEvent) -> None:
         case events_of.ExecutionCompleted():
             document.update(status="completed", result=event.result, completed_at=at)
         case events_of.StepFailed():
-            _set(folding, event.step, _run(folding, event.step, at), {"status": "failed", "error": event.error, **_over(at)})
+            run = _run(folding, event.step, at)
+            if "result" in run:
+                run["result"] = event.result
+            _set(folding, event.step, run, {"status": "failed", "error": event.error, **_over(at)})
         case events_of.StepRetrying():
             _set(folding, event.step, _run(folding, event.step, at), {
                 "status": "retrying", "attempts": event.attempt, "error": event.error, "due_at": timestamp(event.due_at),

@@ -13,6 +13,7 @@ from domain import execution_events as events_of
 from domain.documents import execution_document
 from domain.values import TenantId
 from event_store.records import RecordedEvent
+from projections import execution_matches
 from projections.documents import Document, DocumentReader, point_reads
 from projections.execution_folding import Folding, fold
 from projections.pages import Listing, Page, bounded, storable
@@ -73,7 +74,7 @@ $$;
 REVOKE ALL ON FUNCTION quantum.list_executions FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION quantum.list_executions TO quantum_app, quantum_platform;
 """
-FUNCTIONS = point_reads("executions", "execution_id") + _LISTS
+FUNCTIONS = point_reads("executions", "execution_id") + _LISTS + execution_matches.FUNCTIONS
 _LOAD = """
 SELECT e.tenant_id, e.execution_id, e.created_position, e.document, e.hidden
   FROM unnest($1::text[], $2::text[]) AS wanted (tenant_id, execution_id)

@@ -76,7 +76,7 @@ async def apply(connection: Any, events: Sequence[RecordedEvent]) -> None:
         before = rows.get(key)
         document = fold(before[5] if before else None, event)
         created = before[2] if before else recorded.position
-        rows[key] = None if document is None else (*key, created, recorded.position, recorded.version, document)
+        rows[key] = None if document is None else (*key, created, recorded.position, document["version"], document)
     saved = [row for row in rows.values() if row is not None]
     removed = [key for key, row in rows.items() if row is None]
     if saved:
@@ -106,12 +106,13 @@ def fold(document: dict[str, Any] | None, event: subscription.SubscriptionEvent)
         case subscription.SubscriptionSecretRotated():
             document["former_secret_until"] = timestamp(event.former_until)
     document["updated_at"] = timestamp(event.at)
+    document["version"] += 1
     return document
 
 
 READ_MODEL = ReadModel(
     name="subscriptions",
-    version=1,
+    version=2,
     events=(
         subscription.SubscriptionCreated,
         subscription.SubscriptionChanged,

@@ -5,7 +5,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 
 import httpx
@@ -32,6 +32,7 @@ import write_api.plans
 import write_api.tenants
 import write_api.workflows
 from access.gate import Gate
+from access.holding_limits import HoldingLimits
 from access.http.dispatch import Dispatch
 from access.http.edge import Edge
 from access.http.handlers import install
@@ -52,7 +53,7 @@ from modules.secrets.keyring import Keyring
 from projections.documents import DocumentReader
 from projections.freshness import Freshness
 from projections.runner import ProjectionRunner
-from quantum import calls, limits, pulling, starting, streams, webhooks, work
+from quantum import bulk, calls, circuits, limits, pulling, starting, streams, webhooks, work
 from quantum.databases import Databases, connected, databases
 from quantum.issuing import local_issuer
 from quantum.settings import Settings
@@ -69,7 +70,7 @@ from streaming import cloud_events
 from streaming.asyncapi import asyncapi_document
 from streaming.event_types import event_types
 from streaming.relay import Relay
-from streaming.transport import Message, Transport
+from streaming.transport import Message
 
 WRITES = frozenset({"all", "write-api"})
 READS = frozenset({"all", "read-api"})
@@ -131,7 +132,8 @@ async def platform(settings: Settings, report: Callable[[str], None] = lambda na
         caller = parts.caller(running, http)
         bell = await stack.enter_async_context(work.work_bell(store))
         tenants, start_limits = await stack.enter_async_context(limits.asked(settings, store))
-        shell = Shell(store, builtin(running), rules_of(settings), start_limits.may_start)
+        shell = Shell(store, builtin(running), rules_of(settings), start_limits.may_start, parts.inputs())
+        shell = replace(shell, may_hold=HoldingLimits(store.platform_pool).may_hold)
         step_commands.use(shell)
         freshness = Freshness(store.tenant_pool)
         stack.push_async_callback(freshness.close)
@@ -168,20 +170,23 @@ async def platform(settings: Settings, report: Callable[[str], None] = lambda na
 
 
 def _execute(
-    settings: Settings, shell: Shell, transport: Transport, caller: Caller, parts: calls.CallParts, bell: WorkBell,
-    telemetry: Telemetry, workers: Workers, stop: asyncio.Event,
+    settings: Settings, shell: Shell, transport: streams.MeasuredTransport, caller: Caller, parts: calls.CallParts,
+    bell: WorkBell, telemetry: Telemetry, workers: Workers, stop: asyncio.Event,
 ) -> None:  # fmt: skip
     """The execution saga, what it goes by, the check that it forgets nothing, and the sweeping behind it."""
     limits.keep_rows(shell.store, transport, workers, stop)
     room = max(1, settings.worker_concurrency * 7 // 8)  # no tenant keeps the last places from the others
     most = SagaLimits(settings.worker_concurrency, room, CALL_GRACE_SECONDS, limits.installation(settings))
-    saga = ExecutionSaga(shell, transport, caller.call, limits=most, trace=telemetry.attempt, offered=bell.ring)
+    saga = ExecutionSaga(shell, transport, caller.call, limits=most, trace=telemetry.attempt, offered=bell.offer)
     telemetry.observe_saga(saga)
+    telemetry.observe_offered(bell)
     telemetry.observe_breakers(parts.breakers)
+    circuits.keep_rows(shell.store, parts.breakers, workers, stop)
     workers("execution saga", lambda: saga.run(stop))
-    stalls = StallCheck(shell)
+    stalls = StallCheck(shell, hearing=streams.hearing(settings, shell.store, transport))
     telemetry.observe_stalls(stalls)
     workers("stall check", lambda: stalls.run(stop))
+    workers("bulk sweeper", lambda: bulk.sweep(shell.store, stop))
     workers("artifact sweeper", lambda: calls.sweep_artifacts(parts.artifacts, settings.artifact_days, stop))
 
 
@@ -239,17 +244,20 @@ def _api(
             write_api.workflows.workflows_router(shell, gate),
             write_api.modules.modules_router(shell, gate),
             write_api.tenants.tenants_router(shell, gate),
+            *bulk.writing(shell, gate, reads),
             *limits.writing(settings, shell, gate),
             *starting.writing(shell, gate),
             *webhooks.writing(shell, gate, webhook_keys),
             *pulling.writing(shell, gate, pulls),
             *calls.writing(shell, parts, caller),
-            *work.writing(shell, gate, caller, bell),
+            *work.writing(shell, gate, caller, bell, telemetry, limits.installation(settings)),
         ]
     if settings.role in READS:
+        followers = read_api.events.follower_places()
+        telemetry.observe_followers(followers)
         routers += [
             read_api.intents.intents_router(reads, gate),
-            read_api.events.events_router(_outside(settings), gate, shell.store, feed),
+            read_api.events.events_router(_outside(settings), gate, shell.store, feed, followers),
             read_api.event_types.event_types_router([one.document() for one in event_types()], gate),
             read_api.executions.executions_router(reads, gate, shell.store),
             read_api.explanations.explanations_router(gate, shell.store, installation=limits.installation(settings)),

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import structlog
 from fastapi import APIRouter
@@ -19,8 +20,10 @@ import write_api.callbacks
 from access.gate import Gate
 from access.http.problems import unavailable
 from commands.handle import Shell
-from domain.module import Modules
+from domain.values import TenantId
+from event_store.records import ArtifactsUnavailable
 from modules.artifacts.files import FileArtifacts
+from modules.artifacts.inputs import InputArtifacts
 from modules.artifacts.store import ArtifactLimits, ArtifactStore, Opened
 from modules.breaker import Breakers
 from modules.callbacks import Callbacks
@@ -50,6 +53,10 @@ class CallParts:
     breakers: Breakers
     artifacts: ArtifactStore
     artifact_bytes_max: int
+
+    def inputs(self) -> "KeptInputs":
+        """Where inputs go that are too large for the log."""
+        return KeptInputs(InputArtifacts(self.artifacts))
 
     def http_modules(self, *, allow_private: bool) -> HttpModules:
         """Modules over HTTP, which may answer later."""
@@ -118,14 +125,6 @@ def reading(gate: Gate, parts: CallParts) -> list[APIRouter]:
     return [read_api.artifacts.artifacts_router(gate, _ReadableArtifacts(parts.artifacts))]
 
 
-def breaker_states(parts: CallParts, own: Modules, tenant_id: str, name: str) -> dict[str, object] | None:
-    """What answers show of the circuit of a tenant's module, as this process sees it; None where there is no endpoint."""
-    module = own.by_name.get(name)
-    if module is None or module.transport.url is None:
-        return None
-    return parts.breakers.state_of(tenant_id, module.transport.url)
-
-
 async def sweep_artifacts(artifacts: ArtifactStore, days: float, stop: asyncio.Event) -> None:
     """Once an hour removes artifacts that are older than `days`, until `stop` is set."""
     while not stop.is_set():
@@ -138,6 +137,32 @@ async def sweep_artifacts(artifacts: ArtifactStore, days: float, stop: asyncio.E
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SWEEP_SECONDS):
                 await stop.wait()
+
+
+class KeptInputs:
+    """The store as commands need it: what is away may be sent again, as with the log."""
+
+    def __init__(self, artifacts: InputArtifacts) -> None:
+        self._artifacts = artifacts
+
+    @property
+    def inline_bytes_max(self) -> int:
+        """As `commands.kept_inputs.InputStore` has it."""
+        return self._artifacts.inline_bytes_max
+
+    async def redeemed(self, tenant_id: TenantId, inputs: dict[str, Any]) -> dict[str, Any]:
+        """As `commands.kept_inputs.InputStore` has it."""
+        try:
+            return await self._artifacts.redeemed(tenant_id, inputs)
+        except ModuleError as fault:
+            raise ArtifactsUnavailable(fault.message) from fault
+
+    async def kept(self, tenant_id: TenantId, inputs: dict[str, Any]) -> dict[str, Any]:
+        """As `commands.kept_inputs.InputStore` has it."""
+        try:
+            return await self._artifacts.kept(tenant_id, inputs)
+        except ModuleError as fault:
+            raise ArtifactsUnavailable(fault.message) from fault
 
 
 class _ReadableArtifacts:

@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from access.roles import Role
-from quantum import cli_bulk, cli_events, cli_projections, cli_secrets, cli_streams
+from quantum import cli_bulk, cli_events, cli_projections, cli_secrets, cli_streams, cli_triggers
 from quantum.cli_output import AsJson, DataDir, err, out, print_json, run
 from quantum.settings import ROLES, Settings, load_settings
 
@@ -53,6 +53,7 @@ program.add_typer(cli_bulk.program, name="executions")
 program.add_typer(cli_projections.program, name="projections")
 program.add_typer(cli_secrets.program, name="secrets")
 program.add_typer(cli_streams.program, name="streams")
+program.add_typer(cli_triggers.program, name="triggers")
 
 
 def main() -> None:

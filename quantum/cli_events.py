@@ -5,28 +5,19 @@ import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
 from quantum.cli_output import DataDir, err, out, run
-from quantum.settings import load_settings
+from quantum.cli_reach import Reach, Tenant, TokenFile, Url, reach
 
 if TYPE_CHECKING:
     import httpx
 
     from quantum.client import Client
 
-Tenant = Annotated[str | None, typer.Option(help="Whose events; needed unless --token-file is for one tenant.")]
-Url = Annotated[str | None, typer.Option("--url", help="The platform; http://127.0.0.1:8000 unless the settings say otherwise.")]
-TokenFile = Annotated[
-    Path | None,
-    typer.Option(help="A file with the bearer token, `-` for stdin. Unset: one of the local issuer, from the data directory."),
-]
 Types = Annotated[list[str] | None, typer.Option("--type", help="Only this type, such as quantum.execution.*; may be repeated.")]
 Subject = Annotated[str | None, typer.Option(help="Only about this, such as execution/0193….")]
 Since = Annotated[str | None, typer.Option(help="From this time on, RFC 3339 with its offset.")]
@@ -38,57 +29,10 @@ _TRIES_MAX = 8
 _PAUSE_SECONDS_MAX = 30.0
 _TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 _DELIVERY_SECONDS_MAX = 30.0
-_HOURS = 12.0
 
 
 class EventsError(Exception):
-    """Events cannot be read or passed on; the sentence says why, and how to go on."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Reach:
-    """How to reach the platform, and as whom."""
-
-    url: str
-    token: str
-    tenant: str | None
-
-    @asynccontextmanager
-    async def client(self) -> AsyncIterator["Client"]:
-        """A client of the platform. What goes wrong with it comes out as `EventsError`."""
-        import httpx
-
-        from quantum.client import Client, QuantumError
-
-        try:
-            async with Client(self.url, self.token) as client:
-                if self.tenant is not None:
-                    client.set_tenant(self.tenant)
-                yield client
-        except QuantumError as fault:
-            raise EventsError(f"The platform at {self.url} answered {fault}") from fault
-        except (httpx.TransportError, httpx.InvalidURL) as fault:
-            sentence = f"The platform at {self.url} cannot be reached ({fault or type(fault).__name__})"
-            raise EventsError(f"{sentence}: start it with `quantum serve`, or say where it is with --url.") from fault
-
-
-def _reach(url: str | None, token_file: Path | None, tenant: str | None, data_dir: Path | None) -> _Reach:
-    settings = load_settings(data_dir=data_dir)
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    url = url or f"http://{host}:{settings.port}"
-    if token_file is not None:
-        try:
-            text = sys.stdin.read() if str(token_file) == "-" else token_file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as fault:
-            raise EventsError(f"The token cannot be read from {token_file}: {fault}.") from fault
-        if not text.strip().isascii() or len(text.split()) != 1:
-            raise EventsError(f"{token_file} should hold a token, and nothing else.")
-        return _Reach(url, text.strip(), tenant)
-    if tenant is None:
-        raise EventsError("Say whose events with --tenant, or who you are with --token-file.")
-    from quantum.issuing import local_issuer
-
-    return _Reach(url, local_issuer(settings).issue([tenant], ["viewer"], "cli", _HOURS), tenant)
+    """Events cannot be passed on; the sentence says why, and how to go on."""
 
 
 @program.command("tail")
@@ -103,16 +47,16 @@ def tail_command(
 
     Lost connections are taken up again; each event comes once.
     """
-    reach = _reach(url, token_file, tenant, data_dir)
+    where = reach(url, token_file, tenant, data_dir)
     start = after if after is not None or since is not None or from_start else "now"
-    run(_tail(reach, {"after": start, "since": since, "types": types or (), "subject": subject}, count, as_json=as_json))
+    run(_tail(where, {"after": start, "since": since, "types": types or (), "subject": subject}, count, as_json=as_json))
 
 
-async def _tail(reach: _Reach, wanted: dict[str, Any], count: int | None, *, as_json: bool) -> None:
+async def _tail(where: Reach, wanted: dict[str, Any], count: int | None, *, as_json: bool) -> None:
     from contextlib import aclosing
 
     seen = 0
-    async with reach.client() as client, aclosing(client.events(**wanted)) as events:
+    async with where.client() as client, aclosing(client.events(**wanted)) as events:
         await client.get("/health/live")  # a wrong address is told at once; a stream would try again for minutes
         async for event in events:
             if as_json:
@@ -137,14 +81,14 @@ def replay_command(
     At an address each event waits for the one before it to be taken (2xx). What does not answer is tried again for some
     minutes; then the replay stops and says how to go on. A receiver may get an event twice and knows it by its `id`.
     """
-    reach = _reach(url, token_file, tenant, data_dir)
+    where = reach(url, token_file, tenant, data_dir)
     wanted = {"since": since, "until": until, "types": ",".join(types or ()), "subject": subject}
-    played, last = run(_replay(reach, {name: value for name, value in wanted.items() if value}, after, to, rate))
+    played, last = run(_replay(where, {name: value for name, value in wanted.items() if value}, after, to, rate))
     err.print(f"{played} events played." + (f" Go on behind them with --after {last}" if last else ""))
 
 
 async def _replay(
-    reach: _Reach, wanted: dict[str, str], after: str | None, to: str | None, rate: float | None
+    where: Reach, wanted: dict[str, str], after: str | None, to: str | None, rate: float | None
 ) -> tuple[int, str | None]:
     import httpx
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -152,7 +96,7 @@ async def _replay(
     columns = (SpinnerColumn(), TextColumn("{task.completed} events"), TextColumn("{task.description}"), TimeElapsedColumn())
     pace = _Pace(rate)
     played = 0
-    async with reach.client() as client, httpx.AsyncClient(timeout=_DELIVERY_SECONDS_MAX) as receiver:
+    async with where.client() as client, httpx.AsyncClient(timeout=_DELIVERY_SECONDS_MAX) as receiver:
         with Progress(*columns, console=err, transient=True) as progress:
             task = progress.add_task("", total=None)
             async for event in _history(client, wanted, after):

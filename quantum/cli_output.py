@@ -6,6 +6,7 @@ import sys
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
+from uuid import UUID
 
 import typer
 from rich.console import Console
@@ -30,4 +31,12 @@ def print_json(data: Any) -> None:
     """Prints one JSON document on stdout."""
     import orjson
 
-    sys.stdout.write(orjson.dumps(data, option=orjson.OPT_INDENT_2 | orjson.OPT_UTC_Z).decode() + "\n")
+    options = orjson.OPT_INDENT_2 | orjson.OPT_UTC_Z
+    sys.stdout.write(orjson.dumps(data, default=_plain, option=options).decode() + "\n")
+
+
+def _plain(value: Any) -> str:
+    """The driver's ids are a subclass of `UUID`, which orjson leaves to its caller."""
+    if isinstance(value, UUID):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")

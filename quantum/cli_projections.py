@@ -108,7 +108,8 @@ def faults(
         out.print("No event is set aside.")
     for row in rows:
         place = f"position {row['position']} · {row['tenant_id']}/{row['stream_id']}"
-        out.print(f"[bold]{row['projection']}[/] {escape(place)} · {escape(row['error'])}")
+        reason = row["error"] or "waits behind an earlier one of its stream"
+        out.print(f"[bold]{row['projection']}[/] {escape(place)} · {escape(reason)}")
 
 
 async def _faults(name: str | None, data_dir: Path | None) -> list[dict[str, Any]]:

@@ -51,7 +51,7 @@ class Reach:
         except QuantumError as fault:
             raise PlatformError(f"The platform at {self.url} answered {fault}") from fault
         except (httpx.TransportError, httpx.InvalidURL) as fault:
-            sentence = f"The platform at {self.url} cannot be reached ({fault or type(fault).__name__})"
+            sentence = f"The platform at {self.url} cannot be reached ({str(fault) or type(fault).__name__})"
             raise PlatformError(f"{sentence}: start it with `quantum serve`, or say where it is with --url.") from fault
 
 

@@ -13,7 +13,6 @@ from typing import Any, cast
 
 import httpx
 import orjson
-from pydantic_settings import SettingsConfigDict
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
@@ -26,10 +25,10 @@ from domain.execution_events import ExecutionEvent
 from domain.values import ExecutionId, TenantId, execution_stream
 from quantum.app import Platform
 from quantum.client import Client, QuantumError, Response
+from quantum.demo_stream import StreamUnfit, story_settings, stream_at_hand
 from quantum.embedded_postgres import EmbeddedPostgresError
 from quantum.logs import configure_logging
 from quantum.server import served
-from quantum.settings import Settings
 
 TENANT = "tenant-123"
 INTENT: dict[str, Any] = {
@@ -52,12 +51,15 @@ class DemoFailed(Exception):
 
 
 async def tell(data_dir: Path | None, console: Console | None = None) -> int:
-    """Runs the story and returns the exit status. Its data is thrown away unless `data_dir` keeps it."""
+    """Runs the story and returns the exit status. Its data is thrown away unless `data_dir` keeps it.
+
+    `QUANTUM_STREAM` chooses what carries its events; raises `SettingsError` where what is said about that cannot be.
+    """
     console = console or Console(highlight=False, soft_wrap=True)
     try:
         async with asyncio.timeout(_SECONDS_MAX), _folder(data_dir) as folder:
             await _Story(console, folder).tell()
-    except (DemoFailed, EmbeddedPostgresError, QuantumError, httpx.HTTPError) as fault:
+    except (DemoFailed, StreamUnfit, EmbeddedPostgresError, QuantumError, httpx.HTTPError) as fault:
         console.print(f"\n[bold red]The demo stopped:[/] {escape(str(fault) or type(fault).__name__)}")
         return 1
     except TimeoutError:
@@ -80,24 +82,20 @@ async def _folder(data_dir: Path | None) -> AsyncIterator[Path]:
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
 
-class _Alone(Settings):
-    """Settings that the environment does not reach: the story has a platform of its own, whatever is said about others."""
-
-    model_config = SettingsConfigDict(env_prefix="QUANTUM_DEMO_ALONE_")
-
-
 class _Story:
     def __init__(self, console: Console, folder: Path) -> None:
         self._console, self._folder, self._chapter = console, folder, 0
 
     async def tell(self) -> None:
         began = time.monotonic()
-        settings = _Alone(data_dir=self._folder, port=0, log_level="error", log_format="console")  # type: ignore[call-arg]  # the rest has defaults
+        settings = story_settings(self._folder)
         configure_logging(settings)
         self._console.print("[bold]Quantum[/]: a command becomes an event, a read model and an executed intent.\n")
         self._say("Starting PostgreSQL 18 and the platform")
-        async with served(settings) as (platform, address, _):
+        async with stream_at_hand(settings) as (at_hand, stream), served(at_hand) as (platform, address, _):
             self._fact(f"serving at {address}, everything on embedded PostgreSQL in {self._folder}")
+            if stream is not None:
+                self._fact(stream)
             token = platform.issuer.issue([TENANT], ["platform-admin"], "demo", 1)
             async with Client(address, token) as client:
                 client.set_tenant(TENANT)

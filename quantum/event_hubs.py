@@ -9,7 +9,7 @@ from typing import Any
 from event_store.store import EventStore
 from quantum.settings import Settings
 from streaming.event_hubs import EventHubsTransport
-from streaming.event_hubs_checkpoints import PostgresCheckpointStore, blob_checkpoint_store
+from streaming.event_hubs_checkpoints import PostgresCheckpointStore
 from streaming.event_hubs_client import EventHub, entra_credential
 from streaming.tenant_classes import ClassedTransport, TenantClasses
 
@@ -28,6 +28,8 @@ async def event_hubs(settings: Settings, store: EventStore) -> AsyncIterator[Eve
             credential = await stack.enter_async_context(entra_credential())
         checkpoints: Any = PostgresCheckpointStore(store.platform_pool)
         if settings.event_hubs_checkpoints == "blob":
+            from streaming.event_hubs_blobs import blob_checkpoint_store
+
             checkpoints = await blob_checkpoint_store(blob_address, settings.event_hubs_blob_container, credential)
             await stack.enter_async_context(checkpoints)
 
@@ -37,7 +39,7 @@ async def event_hubs(settings: Settings, store: EventStore) -> AsyncIterator[Eve
                 message_bytes_max=settings.event_hubs_message_bytes_max, is_ours=is_ours,
             )  # fmt: skip
 
-        hub = _hub(settings, credential)
+        hub = hub_of(settings, credential)
         transport: EventHubsTransport | ClassedTransport
         if settings.stream_classes:
             transport = ClassedTransport(TenantClasses(settings.stream_classes, hub.address()[1]), on)
@@ -49,10 +51,11 @@ async def event_hubs(settings: Settings, store: EventStore) -> AsyncIterator[Eve
 
 def hub_name(settings: Settings) -> str:
     """The event hub's name; the settings see to it that something says it."""
-    return _hub(settings, object()).address()[1]
+    return hub_of(settings, object()).address()[1]
 
 
-def _hub(settings: Settings, credential: Any) -> EventHub:
+def hub_of(settings: Settings, credential: Any) -> EventHub:
+    """Where the hub is, and who we are there; `credential` counts where there is no connection string."""
     if settings.event_hubs_connection is not None:
         return EventHub(settings.event_hubs_connection.get_secret_value(), settings.event_hubs_name)
     return EventHub(None, settings.event_hubs_name, settings.event_hubs_namespace, credential)

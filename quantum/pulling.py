@@ -12,10 +12,10 @@ import write_api.pull_subscriptions
 import write_api.pulling
 from access.gate import Gate
 from commands.handle import Shell
-from domain.pull_subscription import PullSubscription
+from domain.pull_subscription import PullSubscription, PullSubscriptionChanged
 from domain.subscription_rules import type_matches
 from domain.values import TenantId
-from event_store.codec import TOPICS, UPCASTERS
+from event_store.codec import TOPICS, UPCASTERS, topic_of
 from event_store.store import EventStore
 from quantum.settings import Settings
 from read_api.event_feed import EventFeed
@@ -49,12 +49,13 @@ def following(feed: EventFeed) -> Following:
 
 
 def topics_of(subscription: PullSubscription) -> frozenset[str] | None:
-    """The topics this release knows of that are wanted; None for all."""
+    """The topics this release knows of that are wanted, and the one that says that others are; None for all."""
     types = subscription.terms.types
     if "*" in types:
         return None
     known = {*TOPICS, *UPCASTERS}
-    return frozenset(topic for topic in known if type_matches(types, cloud_events.type_of(topic)))
+    wanted = {topic for topic in known if type_matches(types, cloud_events.type_of(topic))}
+    return frozenset(wanted | {topic_of(PullSubscriptionChanged)})
 
 
 def reader(settings: Settings, store: EventStore, feed: EventFeed) -> PullSubscriptionReader:

@@ -13,9 +13,9 @@ import uvicorn
 
 from quantum.app import Platform, platform
 from quantum.http_protocol import HttpProtocol
+from quantum.open_files import allow_open_files
 from quantum.settings import Settings
 
-_GC_THRESHOLDS = (20_000, 50, 20)
 _GC_THRESHOLDS = (20_000, 50, 20)
 _DRAIN_SECONDS = 5
 _IDLE_CONNECTION_SECONDS = 75
@@ -127,6 +127,7 @@ async def stop_signals() -> AsyncIterator[asyncio.Event]:
 
 async def serve(settings: Settings, ready: Callable[[Platform, str], Awaitable[None]], report: Callable[[str], None]) -> None:
     """Serves until a signal comes; `ready` is called with the platform and its address. Raises what `served` raises."""
+    allow_open_files()
     async with stop_signals() as stop, served(settings, report) as (running, address, ended):
         await ready(running, address)
         await _first(stop, ended)

@@ -326,13 +326,27 @@ def load_settings(**overrides: Any) -> Settings:
     faults = _unknown_variables()
     settings = None
     try:
-        settings = Settings(**{name: value for name, value in overrides.items() if value is not None})
-    except ValidationError as error:
-        for detail in error.errors():
-            faults.extend(_sentences(detail, overrides))
+        settings = settings_of(Settings, {name: value for name, value in overrides.items() if value is not None})
+    except SettingsError as wrong:
+        faults.extend(wrong.faults)
     if faults or settings is None:
         raise SettingsError(faults)
     return settings
+
+
+def settings_of(kind: type[Settings], values: dict[str, Any]) -> Settings:
+    """Settings of a kind from values, and from whatever else the kind reads; raises `SettingsError`."""
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        raise SettingsError([sentence for detail in error.errors() for sentence in _sentences(detail, values)]) from error
+
+
+def said_in_environment(prefixes: tuple[str, ...]) -> dict[str, str]:
+    """What the environment says of the fields that begin so, by field; what it leaves empty it does not say."""
+    said = {name.upper(): value for name, value in os.environ.items() if value}
+    fields = (name for name in Settings.model_fields if name.startswith(prefixes))
+    return {name: said[variable(name)] for name in fields if variable(name) in said}
 
 
 def _unknown_variables() -> list[str]:

@@ -10,6 +10,7 @@ from fastapi import APIRouter
 
 import read_api.schedules
 import write_api.schedules
+import write_api.trigger_dead_letters
 from access.gate import Gate
 from commands.handle import Shell
 from commands.schedules import next_runs, read_schedule, schedule_faults
@@ -33,8 +34,11 @@ def start(
 
 
 def writing(shell: Shell, gate: Gate) -> list[APIRouter]:
-    """The routes that pause, resume and run schedules."""
-    return [write_api.schedules.schedules_router(shell, gate)]
+    """The routes that pause, resume and run schedules, and those that settle what triggers could not start."""
+    return [
+        write_api.schedules.schedules_router(shell, gate),
+        write_api.trigger_dead_letters.trigger_dead_letters_router(shell, gate),
+    ]
 
 
 def reading(store: EventStore, gate: Gate) -> list[APIRouter]:

@@ -4,20 +4,34 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from event_store.store import EventStore
 from quantum.settings import Settings
+from sagas.hearing import Hearing
 from streaming.delivery import Statistics
 from streaming.embedded import EmbeddedTransport
+from streaming.progress import Progress
 from streaming.tenant_classes import ClassedTransport, TenantClasses
 from streaming.transport import Transport
+
+if TYPE_CHECKING:
+    from streaming.kafka_clients import KafkaSettings
 
 
 class MeasuredTransport(Transport, Protocol):
     """A transport, and what telemetry reads of it."""
 
     statistics: Statistics
+
+    async def progress(self, group: str) -> Progress:
+        """See `streaming.progress.Ask`."""
+        ...
+
+
+def hearing(settings: Settings, store: EventStore, transport: MeasuredTransport) -> Hearing:
+    """How the stall check finds out what the execution saga has heard of."""
+    return Hearing(store, transport.progress, None if transport.reads_the_log else relay_name(settings))
 
 
 @asynccontextmanager
@@ -48,17 +62,24 @@ def relay_name(settings: Settings) -> str:
     return {"embedded": "relay", "kafka": f"kafka:{settings.kafka_topic}"}[settings.stream]
 
 
-def _kafka(settings: Settings, store: EventStore) -> MeasuredTransport:
-    """One transport, or one for each class of tenants. aiokafka is imported where it was chosen, and nowhere else."""
-    from streaming.kafka import KafkaSettings, KafkaTransport
+def kafka_settings(settings: Settings) -> "KafkaSettings":
+    """Which cluster and topic, and how it is reached. aiokafka is imported where it was chosen, and nowhere else."""
+    from streaming.kafka_clients import KafkaSettings
 
     password = settings.kafka_sasl_password
-    kafka = KafkaSettings(
+    return KafkaSettings(
         settings.kafka_bootstrap or "", settings.kafka_topic, security_protocol=settings.kafka_security_protocol,
         sasl_mechanism=settings.kafka_sasl_mechanism, username=settings.kafka_sasl_username,
         password=None if password is None else password.get_secret_value(), ca_file=settings.kafka_ca_file,
         topic_partitions=settings.kafka_topic_partitions, record_bytes_max=settings.kafka_record_bytes_max,
     )  # fmt: skip
+
+
+def _kafka(settings: Settings, store: EventStore) -> MeasuredTransport:
+    """One transport, or one for each class of tenants."""
+    from streaming.kafka import KafkaTransport
+
+    kafka = kafka_settings(settings)
 
     def on(topic: str, is_ours: Callable[[str], bool]) -> KafkaTransport:
         return KafkaTransport(replace(kafka, topic=topic), store, source=settings.event_source, is_ours=is_ours)

@@ -28,15 +28,18 @@ from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from access.http.presence import Places
 from event_store.records import RecordedEvent
 from event_store.store import EventStore
 from modules.breaker import Breakers
 from projections.runner import ProjectionRunner
 from quantum.logs import log_request, request_scope
 from sagas.execution import ExecutionSaga
+from sagas.pull_work import Statistics as PullStatistics
 from sagas.schedules import ScheduleSaga
 from sagas.stalls import StallCheck
 from sagas.triggers import TriggerSaga
+from sagas.work_bell import WorkBell
 from streaming.delivery import Statistics as StreamStatistics
 from streaming.relay import Relay
 from streaming.webhooks.dispatcher import Dispatcher
@@ -179,6 +182,20 @@ class Telemetry:
         statistics = check.statistics
         self._counter("quantum.saga.checked", "Executions held against what would wake them", lambda: statistics.checked)
         self._counter("quantum.saga.stalled", "Executions that nothing would have woken", lambda: statistics.stalled)
+        self._counter("quantum.saga.left_to_stream", "Checks that left an execution to the stream", lambda: statistics.behind)
+
+    def observe_offered(self, bell: WorkBell) -> None:
+        """Work that modules' workers may fetch, as the sagas of this process offer it."""
+        self._counter("quantum.work.offered", "Units of work offered to workers", lambda: bell.offered)
+
+    def observe_fetched(self, statistics: PullStatistics) -> None:
+        """What workers do with it."""
+        self._counter("quantum.work.fetched", "Units of work fetched", lambda: statistics.fetched)
+        self._counter("quantum.work.completed", "Units of work with a result", lambda: statistics.completed)
+        self._counter("quantum.work.failed", "Units of work that failed", lambda: statistics.failed)
+        self._counter("quantum.work.released", "Units of work given back undone", lambda: statistics.released)
+        self._counter("quantum.work.expired", "Units handed on because their worker fell silent", lambda: statistics.expired)
+        self._counter("quantum.work.fenced", "Answers refused because the lease was lost", lambda: statistics.fenced)
 
     def observe_breakers(self, breakers: Breakers) -> None:
         """How many circuit breakers of this process are in which state."""
@@ -194,8 +211,12 @@ class Telemetry:
         self._counter("quantum.schedules.started", "Executions started at their time", lambda: times.started)
         self._counter("quantum.schedules.refused", "Times at which the start was refused", lambda: times.refused)
         self._counter("quantum.schedules.passed_over", "Times at which the last run was under way", lambda: times.passed_over)
+        self._counter("quantum.schedules.missed", "Times that were not started in the end", lambda: times.missed)
         self._counter("quantum.triggers.started", "Executions started upon an event", lambda: events.started)
         self._counter("quantum.triggers.refused", "Events whose start was refused", lambda: events.refused)
+        self._counter("quantum.triggers.tried_again", "Refused starts tried again", lambda: events.tried_again)
+        self._counter("quantum.triggers.dead_letters", "Refused starts given up", lambda: events.dead_letters)
+        self._counter("quantum.triggers.dropped", "Refused starts beyond those that are kept", lambda: events.dropped)
 
     def observe_webhooks(self, deliverer: Dispatcher) -> None:
         """Deliveries and how long receivers took, over all subscriptions."""
@@ -210,6 +231,14 @@ class Telemetry:
         gauge("quantum.webhooks.subscriptions", [lambda _: [Observation(statistics.lanes)]], description="Those of this process")
         gauge("quantum.webhooks.behind", [lambda _: [Observation(statistics.behind)]], description="Those that read history")
         gauge("quantum.webhooks.running", [lambda _: [Observation(deliverer.in_flight)]], description="Requests under way")
+
+    def observe_followers(self, places: Places) -> None:
+        """How many follow the feeds of this process: open streams, and long polls that wait."""
+
+        def followers(_options: CallbackOptions) -> list[Observation]:
+            return [Observation(places.open)]
+
+        self._meter.create_observable_gauge("quantum.events.followers", [followers], description="Open streams and long polls")
 
     def observe_stream(self, statistics: StreamStatistics) -> None:
         """What became of the messages of the stream."""

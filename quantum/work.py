@@ -9,8 +9,10 @@ from fastapi import APIRouter
 import write_api.work
 from access.gate import Gate
 from commands.handle import Shell
+from domain.tenant_limits import TenantLimits
 from event_store.store import EventStore
 from modules.catalogue import Caller
+from quantum.telemetry import Telemetry
 from sagas.attempts import Attempts, Statistics
 from sagas.pull_work import PullWork
 from sagas.work_bell import WorkBell
@@ -27,7 +29,11 @@ async def work_bell(store: EventStore) -> AsyncIterator[WorkBell]:
         await bell.close()
 
 
-def writing(shell: Shell, gate: Gate, caller: Caller, bell: WorkBell) -> list[APIRouter]:
-    """The routes under `/work`."""
-    work = PullWork(shell, Attempts(shell, caller.call, Statistics()), caller.prepared, caller.settle, bell)
+def writing(
+    shell: Shell, gate: Gate, caller: Caller, bell: WorkBell, telemetry: Telemetry, installation: TenantLimits
+) -> list[APIRouter]:  # fmt: skip
+    """The routes under `/work`. `installation`: the limits of tenants for which nothing else is set."""
+    attempts = Attempts(shell, caller.call, Statistics())
+    work = PullWork(shell, attempts, caller.prepared, caller.settle, bell, installation=installation)
+    telemetry.observe_fetched(work.statistics)
     return [write_api.work.work_router(gate, work)]

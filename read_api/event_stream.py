@@ -4,12 +4,13 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Coroutine
-from typing import Any, Final, TypeVar
+from collections.abc import Callable
+from typing import Final
 
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
+from access.http.presence import unless_gone
 from domain.values import TenantId
 from event_store.records import RecordedEvent, StoreUnavailable
 from event_store.store import EventStore
@@ -21,7 +22,6 @@ SEND_SECONDS_MAX: Final = 60.0
 """A client that takes nothing for so long is given up; it resumes where it was."""
 _PAGE_EVENTS: Final = 200
 _RETRY_SECONDS: Final = 1.0
-T = TypeVar("T")
 
 
 class EventStream(Response):
@@ -107,22 +107,3 @@ class EventStream(Response):
         async with asyncio.timeout(SEND_SECONDS_MAX):
             await send(message)
         self._last_sent = time.monotonic()
-
-
-async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T | None:
-    """What `work` returns; None when the client has gone before. Raises what `work` raises."""
-    working = asyncio.create_task(work)
-    leaving = asyncio.create_task(_gone(receive))
-    try:
-        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-        return working.result() if working.done() else None
-    finally:
-        for task in (working, leaving):
-            task.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
-
-
-async def _gone(receive: Receive) -> None:
-    with contextlib.suppress(OSError):
-        while (await receive())["type"] != "http.disconnect":
-            pass

@@ -16,18 +16,20 @@ from starlette.responses import Response
 
 from access.gate import Gate
 from access.http.operations import Answer
-from access.http.problems import Problem, unavailable
+from access.http.presence import Places, unless_gone
+from access.http.problems import Problem
 from access.http.queries import Parameter, number, parse, text
 from access.http.routing import GuardedRoutes
 from access.principal import Access
 from access.roles import EVENTS_READ
 from domain.values import TenantId
+from event_store.disclosure import disclosed
 from event_store.records import RecordedEvent
 from event_store.store import EventStore
 from event_store.tokens import InvalidToken, decode_token, encode_token
 from read_api.event_documents import CloudEvent, EventPage
 from read_api.event_feed import EventFeed
-from read_api.event_stream import EventStream, unless_gone
+from read_api.event_stream import EventStream
 from read_api.feed_pages import Envelope, FeedPages, Filter
 from read_api.reading import LINK, found, missing
 
@@ -93,16 +95,22 @@ _FRAME: Final[dict[str, Any]] = {
 }
 
 
-def events_router(outside: Outside, gate: Gate, store: EventStore, feed: EventFeed) -> APIRouter:
-    """The routes under `/events`."""
+def follower_places() -> Places:
+    """The places of a process for those who follow: streams and long polls of all feeds."""
+    return Places(FOLLOWERS_MAX, TENANT_FOLLOWERS_MAX)
+
+
+def events_router(outside: Outside, gate: Gate, store: EventStore, feed: EventFeed, followers: Places | None = None) -> APIRouter:
+    """The routes under `/events`; `followers` are the places there are."""
+    followers = followers or follower_places()
     routes = GuardedRoutes(gate, "events")
     pages = FeedPages(store)
-    followers = _Followers()
     parameters = (_AFTER, _types(outside), _SUBJECT, _SINCE, _UNTIL, _LIMIT, _WAIT, _CURSOR)
 
     @routes.tenant(
         "GET", "/events", EVENTS_READ, summary="Read or follow the tenant's events", query=parameters, headers=(_LAST_EVENT,),
         answers=(Answer(200, "Events in order.", EventPage, at_times=LINK, streams=("text/event-stream", _FRAME)),),
+        refusals=(429,),
     )  # fmt: skip
     async def read_events(request: Request, access: Access) -> Response:
         """A list from the first event on, or behind `after`; with `wait` a long poll, which answers as soon as there is an
@@ -118,18 +126,15 @@ def events_router(outside: Outside, gate: Gate, store: EventStore, feed: EventFe
             _refuse_for_streams(query)
             return EventStream(
                 store, feed, access.tenant_id, wanted, after=position, render=outside.frame,
-                expires_at=access.principal.expires_at, done=followers.counted(access.tenant_id),
+                expires_at=access.principal.expires_at, done=followers.take(access.tenant_id),
             )  # fmt: skip
         limit, wait = query["limit"] or LIMIT_DEFAULT, query["wait"] or 0
         reading = _Reading(pages, access.tenant_id, wanted, outside.envelope, limit)
         page = await reading.page(position)
         if not page.items and wait:
-            done = followers.counted(access.tenant_id)
             request.scope["quantum.is_stream"] = True  # nothing is lost when a server that stops cuts it
-            try:
+            with followers.taken(access.tenant_id):
                 page = await unless_gone(request.receive, _waited(reading, page, feed, wait)) or page
-            finally:
-                done()
         return _listed(request, page)
 
     @routes.tenant(
@@ -148,7 +153,8 @@ def events_router(outside: Outside, gate: Gate, store: EventStore, feed: EventFe
     async def read_data(request: Request, access: Access) -> Response:
         """Where `dataref` leads to, in events that were too large for a broker."""
         parse(request, ())
-        return found((await _single(request, access.tenant_id, pages, store)).payload)
+        event = await _single(request, access.tenant_id, pages, store)
+        return found(disclosed(event.topic, event.payload))
 
     return routes.router
 
@@ -208,31 +214,6 @@ async def _waited(reading: _Reading, page: _Page, feed: EventFeed, wait_seconds:
     except TimeoutError:
         pass
     return page
-
-
-class _Followers:
-    """Counts those who follow, and refuses those who would be too many."""
-
-    def __init__(self) -> None:
-        self._open = 0
-        self._of_tenant: dict[str, int] = {}
-
-    def counted(self, tenant_id: str) -> Callable[[], None]:
-        """Counts one more; what it returns is to be called once, when that one is done. Raises `Problem`."""
-        of_tenant = self._of_tenant.get(tenant_id, 0)
-        if self._open >= FOLLOWERS_MAX or of_tenant >= TENANT_FOLLOWERS_MAX:
-            sentence = f"{max(of_tenant, min(self._open, FOLLOWERS_MAX))} streams are open already."
-            raise unavailable("busy", sentence, retry_after_seconds=5)
-        self._open += 1
-        self._of_tenant[tenant_id] = of_tenant + 1
-
-        def done() -> None:
-            self._open -= 1
-            left = self._of_tenant.pop(tenant_id) - 1
-            if left:
-                self._of_tenant[tenant_id] = left
-
-        return done
 
 
 def _types(outside: Outside) -> Parameter:

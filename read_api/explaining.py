@@ -21,7 +21,7 @@ _ON_DUE = {"complete": "goes on without", "fail": "fails", "skip": "is skipped"}
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """A row of quantum.saga_dispatches as its tenant sees it: see `quantum.explain_execution` (migration 0043)."""
+    """A row of quantum.saga_dispatches as its tenant sees it: see `quantum.explain_execution` (migration 0049)."""
 
     step: str
     attempt: int
@@ -36,6 +36,10 @@ class Due:
     slot_max: int | None
     slots_taken: int | None
     queue_by: datetime | None
+    offered_at: datetime | None = None
+    lease_until: datetime | None = None
+    lease_holder: str | None = None
+    was_silent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +110,7 @@ class _Rows:
     @classmethod
     def of(cls, rows: Sequence[Due], limits: Sequence[Met]) -> "_Rows":
         return cls(
-            {(row.step, row.attempt): row for row in rows if row.kind in ("call", "callback")},
+            {(row.step, row.attempt): row for row in rows if row.kind in ("call", "callback", "pull")},
             {row.step: row for row in rows if row.kind == "child"}, limits,
         )  # fmt: skip
 
@@ -151,7 +155,7 @@ def _work(step: PlannedStep, run_id: str, run: StepRun) -> Work:
         return step.flow.compensation
     if run.fell_back and step.flow.fallback is not None:
         return step.flow.fallback
-    return step.own_work
+    return step.own_work()
 
 
 def _not_begun(state: Execution, step: PlannedStep) -> Why:
@@ -231,6 +235,8 @@ def _attempted(work: Work, run: StepRun, row: Due | None, present: datetime, lim
     if row.kind == "callback":
         facts["due_at"] = timestamp(row.due_at)
         return "callback", f"The module {work.module!r} has taken it on, and has until {facts['due_at']} to call back.", facts
+    if row.kind == "pull":
+        return _for_workers(what, work, row, present, facts, limits)
     if row.is_leased:
         facts["timeout_seconds"] = work.timeout_seconds
         limit = f"{work.timeout_seconds:g} seconds"
@@ -249,6 +255,34 @@ def _attempted(work: Work, run: StepRun, row: Due | None, present: datetime, lim
     ahead = f"{row.ahead:,}" if row.ahead < AHEAD_MAX else f"{AHEAD_MAX:,} or more"
     sentence = f"{what} is queued behind {ahead} others of this tenant, with priority {row.priority}."
     return "queued", sentence, {**facts, "ahead": row.ahead}
+
+
+def _for_workers(
+    what: str, work: Work, row: Due, present: datetime, facts: dict[str, Any], limits: Sequence[Met]
+) -> Why:  # fmt: skip
+    """Of work that the module's workers fetch: who has it, or why nobody does."""
+    facts |= {
+        "offered_at": None if row.offered_at is None else timestamp(row.offered_at), "due_at": timestamp(row.due_at),
+        "lease_until": None if row.lease_until is None else timestamp(row.lease_until), "worker": row.lease_holder,
+    }  # fmt: skip
+    worker = f"The worker {row.lease_holder!r}" if row.lease_holder else "A worker"
+    if row.is_leased or row.due_at <= present:
+        return "overdue", f"The time of {what.lower()} is over, which is about to be recorded.", facts
+    if row.lease_until is not None and row.lease_until > present:
+        until = f"until {facts['lease_until']} unless it is heard of before, and until {facts['due_at']} at the most"
+        return "fetched", f"{worker} of the module {work.module!r} has {what.lower()}: {until}.", facts
+    if row.lease_until is not None or row.was_silent:
+        silent = f"{worker} of the module {work.module!r} has fallen silent on {what.lower()}"
+        return "offered", f"{silent}: whoever asks next gets it, until {facts['due_at']}.", facts
+    # The limits of its action held it back before it was offered.
+    if (held_back := _held_back(what, work, present, [met for met in limits if met.kind == "steps"])) is not None:
+        reason, sentence, more = held_back
+        return reason, sentence, {**facts, **more}
+    if row.queue_by is None:
+        return "offered", f"{what} was given back, and is offered to other workers until {facts['due_at']}.", facts
+    since = f"since {facts['offered_at']}" if row.offered_at is not None else "now"
+    offered = f"{what} is offered to the workers of the module {work.module!r} {since}"
+    return "offered", f"{offered}; nobody has fetched it yet, and it fails at {facts['due_at']} if nobody does.", facts
 
 
 def _held_back(what: str, work: Work, present: datetime, limits: Sequence[Met]) -> Why | None:

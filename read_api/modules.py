@@ -21,6 +21,7 @@ from domain.documents import module_document
 from domain.module import Modules
 from projections.modules import get_module, list_modules
 from projections.pages import Page
+from read_api.module_circuits import with_circuits
 from read_api.reading import MIN_POSITION, ReadSide, found, missing, page_of
 
 READ_MODEL: Final = "modules"
@@ -30,7 +31,9 @@ _BUILTIN_CURSOR: Final = "builtin-"
 def modules_router(reads: ReadSide, gate: Gate, builtin: Modules) -> APIRouter:
     """The routes under `/modules` that show something; `builtin` are the modules every tenant has."""
     routes = GuardedRoutes(gate, "modules")
-    built_in = {name: orjson.dumps(module_document(one, built_in=True)) for name, one in builtin.by_name.items()}
+    built_in = {
+        name: orjson.dumps({**module_document(one, built_in=True), "circuit": None}) for name, one in builtin.by_name.items()
+    }
 
     @routes.tenant(
         "GET", "/modules", MODULES_READ, summary="List modules", query=(LIMIT, CURSOR), headers=MIN_POSITION,
@@ -47,6 +50,7 @@ def modules_router(reads: ReadSide, gate: Gate, builtin: Modules) -> APIRouter:
                 begin = _place(cursor, len(built_in))
             else:
                 own = await list_modules(reads.tenant_pool, access.tenant_id, limit=limit, cursor=cursor)
+                own = Page(await with_circuits(reads.tenant_pool, access.tenant_id, own.items), own.next_cursor)
         if own.next_cursor is not None:
             return page(request, own.items, own.next_cursor)
         end = begin + limit - len(own.items)
@@ -58,7 +62,7 @@ def modules_router(reads: ReadSide, gate: Gate, builtin: Modules) -> APIRouter:
         answers=(Answer(200, "The module.", documents.Module),),
     )  # fmt: skip
     async def read_module(request: Request, access: Access) -> Response:
-        """Its actions and how it is reached."""
+        """Its actions, how it is reached, and whether its circuit breaker lets calls through."""
         name = request.path_params["name"]
         parse(request, ())
         if name in built_in:
@@ -66,9 +70,10 @@ def modules_router(reads: ReadSide, gate: Gate, builtin: Modules) -> APIRouter:
             return found(built_in[name])
         async with reads.at(request, READ_MODEL):
             document = await get_module(reads.reader, access.tenant_id, name)
-        if document is None:
-            raise missing("module", name)
-        return found(document.body)
+            if document is None:
+                raise missing("module", name)
+            (body,) = await with_circuits(reads.tenant_pool, access.tenant_id, [document.body])
+        return found(body)
 
     return routes.router
 

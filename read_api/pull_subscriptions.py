@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from access.gate import Gate
 from access.http import pull_documents as documents
-from access.http.headers import min_position
+from access.http.headers import entity_tag, min_position
 from access.http.operations import Answer
 from access.http.problems import Problem
 from access.http.queries import CURSOR, LIMIT, LIMIT_DEFAULT, page, parse
@@ -74,7 +74,8 @@ def pull_subscriptions_router(gate: Gate, store: EventStore, keeper: Keeper) -> 
 
     @routes.tenant(
         "GET", "/pull-subscriptions/{subscription_id}", SUBSCRIPTIONS_READ, summary="Read a pull subscription",
-        headers=MIN_POSITION, answers=(Answer(200, "The pull subscription, and how it stands.", documents.PullState),),
+        headers=MIN_POSITION,
+        answers=(Answer(200, "The pull subscription, and how it stands.", documents.PullState, headers=("ETag",)),),
     )  # fmt: skip
     async def read_pull_subscription(request: Request, access: Access) -> Response:
         """Its terms, how far it has come, what is given out, and how many dead letters it has."""
@@ -86,7 +87,7 @@ def pull_subscriptions_router(gate: Gate, store: EventStore, keeper: Keeper) -> 
             "position": None if state.cursor is None else encode_token(state.cursor),
             "leased": state.leased, "waiting": state.waiting, "dead_letters": state.dead_letters,
         }  # fmt: skip
-        return found(orjson.dumps(document))
+        return found(orjson.dumps(document), {"ETag": entity_tag(subscription.version)})
 
     @routes.tenant(
         "GET", "/pull-subscriptions/{subscription_id}/dead-letters", SUBSCRIPTIONS_READ, summary="List dead letters",

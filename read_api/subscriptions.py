@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from access.gate import Gate
 from access.http import subscription_documents as documents
+from access.http.headers import entity_tag, is_unchanged
 from access.http.operations import Answer
 from access.http.queries import CURSOR, LIMIT, LIMIT_DEFAULT, Parameter, choice, moment, page, parse, text
 from access.http.routing import GuardedRoutes
@@ -58,18 +59,24 @@ def subscriptions_router(reads: ReadSide, gate: Gate) -> APIRouter:
         return page(request, listed.items, listed.next_cursor)
 
     @routes.tenant(
-        "GET", "/subscriptions/{subscription_id}", SUBSCRIPTIONS_READ, summary="Read a subscription", headers=MIN_POSITION,
-        answers=(Answer(200, "The subscription.", documents.Subscription),),
+        "GET", "/subscriptions/{subscription_id}", SUBSCRIPTIONS_READ, summary="Read a subscription",
+        headers=("If-None-Match", *MIN_POSITION), answers=(
+            Answer(200, "The subscription.", documents.Subscription, headers=("ETag",)),
+            Answer(304, "The subscription is as the client has it.", headers=("ETag",)),
+        ),
     )  # fmt: skip
     async def read_subscription(request: Request, access: Access) -> Response:
-        """Its terms and its status; never its secret."""
+        """Its terms and its status; never its secret, nor what its headers say."""
         subscription_id = request.path_params["subscription_id"]
         parse(request, ())
         async with reads.at(request, READ_MODEL):
             document = await get_subscription(reads.reader, access.tenant_id, subscription_id)
         if document is None:
             raise missing("subscription", subscription_id)
-        return found(document.body)
+        headers = {"ETag": entity_tag(document.version), "Cache-Control": "private, no-cache"}
+        if is_unchanged(request, headers["ETag"]):
+            return Response(status_code=304, headers=headers)
+        return found(document.body, headers)
 
     @routes.tenant(
         "GET", "/subscriptions/{subscription_id}/deliveries", SUBSCRIPTIONS_READ, summary="List deliveries", query=_FILTERS,

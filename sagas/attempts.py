@@ -2,10 +2,12 @@
 """One attempt of a step: find the module, call it in time, record what came back, once."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+import types
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 import structlog
@@ -24,7 +26,7 @@ from modules.contract import Deferred, Invocation, ModuleError
 from modules.results import storable_error
 from sagas.clock import Clock, now
 from sagas.dispatches import Dispatch, Later, Offer
-from sagas.outcomes import Outcomes
+from sagas.outcomes import Outcomes, Recorded
 from sagas.signs_of_life import silent_until
 
 ACTOR = "saga:execution"
@@ -33,7 +35,7 @@ LEASE_SECONDS_DEFAULT = 30.0
 FETCH_SECONDS_MAX = 86_400.0
 """How long work is offered to a module's workers where the step does not say: nothing waits for ever for nobody."""
 
-Call = Callable[[Module, Invocation], Awaitable[Any]]
+Call = Callable[[Module, Invocation], Coroutine[Any, Any, Any]]
 """How a module is called: `modules.catalogue.Caller.call`. A result, or `Deferred`; raises `ModuleError`."""
 
 Prepare = Callable[[Module, Invocation], Awaitable[Invocation]]
@@ -68,10 +70,13 @@ class Statistics:
 class Attempts:
     """Makes attempts. Whoever calls `make` twice for one dispatch calls the module twice, and records once."""
 
-    def __init__(self, shell: Shell, call: Call, statistics: Statistics, trace: Trace = untraced, clock: Clock = now) -> None:
+    def __init__(
+        self, shell: Shell, call: Call, statistics: Statistics, trace: Trace = untraced, clock: Clock = now,
+        recorded: Recorded | None = None,
+    ) -> None:  # fmt: skip
         self._shell, self._call, self._trace, self._clock = shell, call, trace, clock
         self._statistics = statistics
-        self._outcomes = Outcomes(shell)
+        self._outcomes = Outcomes(shell, recorded)
 
     async def make(self, dispatch: Dispatch) -> Later | None:
         """Calls the module and records the outcome. None when the attempt is over, also when its answer came too late; else how
@@ -181,9 +186,9 @@ class Attempts:
         return module
 
     async def _called(self, module: Module, work: Work, invocation: Invocation) -> Any:
+        limit = asyncio.timeout(work.timeout_seconds)
         try:
-            async with asyncio.timeout(work.timeout_seconds) as limit:
-                return await self._call(module, invocation)
+            return await _within(limit, self._call(module, invocation))
         except TimeoutError as fault:
             if not limit.expired():
                 raise ModuleError("module-crashed", f"The module {work.module!r} gave up waiting for something.") from fault
@@ -198,6 +203,32 @@ class Attempts:
                 self._statistics.repeated += 1
             case None:
                 self._statistics.too_late += 1
+
+
+async def _within(limit: asyncio.Timeout, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """What comes of `coroutine` within `limit`. One that waits for nothing, as most plug-ins, costs no timer."""
+    try:
+        awaited = coroutine.send(None)
+    except StopIteration as done:
+        return done.value
+    async with limit:
+        return await _resumed(coroutine, awaited)
+
+
+@types.coroutine
+def _resumed(coroutine: Coroutine[Any, Any, Any], awaited: Any) -> Generator[Any, Any, Any]:
+    """The rest of a coroutine that waits for `awaited`."""
+    while True:
+        try:
+            sent = yield awaited
+        except BaseException as fault:
+            resume: Callable[[], Any] = partial(coroutine.throw, fault)
+        else:
+            resume = partial(coroutine.send, sent)
+        try:
+            awaited = resume()
+        except StopIteration as done:
+            return done.value
 
 
 def _is_behind(state: Execution, dispatch: Dispatch) -> bool:

@@ -10,25 +10,27 @@ row (docs/adr/0013).
 import asyncio
 import contextlib
 import secrets
-from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 import structlog
 
-from commands.handle import Shell
+from commands.handle import Outcome, Shell
+from domain.execution import Execution
 from domain.refusals import LimitReached
 from domain.values import ExecutionId, TenantId, execution_stream
 from event_store import codec
 from event_store.faults import DATABASE_FAULTS
 from event_store.records import StoreUnavailable
 from sagas.admissions import Admissions
+from sagas.ahead import Ahead, calls_after
 from sagas.attempts import Attempts, Call, Statistics, Trace, untraced
 from sagas.clock import Clock, now
 from sagas.dispatches import ALIVE_SECONDS, Dispatch, Dispatches, Key, Kind, Later
 from sagas.quickness import Quickness
 from sagas.reactions import NEVER, TOPICS, Cause, Drop, Reaction, react, settled
 from sagas.room import Limits, Room
+from sagas.sweeping import Sweeper
 from sagas.wakes import Wakes
 from streaming.delivery import first_of
 from streaming.transport import Message, Transport
@@ -58,19 +60,18 @@ class ExecutionSaga:
         self.statistics = Statistics()
         self._shell, self._offered = shell, offered
         self._transport, self._limits, self._clock = transport, limits, clock or now
-        self._attempts = Attempts(shell, call, self.statistics, trace, self._clock)
+        self._attempts = Attempts(shell, call, self.statistics, trace, self._clock, self._go_on)
         self._wakes, self._admissions = Wakes(shell, self._clock), Admissions(shell, self._clock)
         self.worker = secrets.token_hex(8)
         self._dispatches = Dispatches(shell.store.platform_pool, self.worker, clock, installation=limits.installation)
         self._running: dict[Key, tuple[Kind, asyncio.Task[None]]] = {}
         self._room = Room(limits)
-        self._quickness = Quickness()
+        self._quickness, self._ahead = Quickness(), Ahead()
         self._rowless: set[Key] = set()
         self._unmade: set[Key] = set()
         self._asleep: set[Key] = set()
-        self._over: deque[Key] = deque()
-        self._failed: deque[Key] = deque()
-        self._look, self._clean = asyncio.Event(), asyncio.Event()
+        self._sweeper = Sweeper(self._dispatches, self._look_again)
+        self._look = asyncio.Event()
         self._stopping = False
         self._next_due, self._checks_due = 0.0, 0
         self._not_running: set[Key] = set()
@@ -85,7 +86,7 @@ class ExecutionSaga:
         loop = asyncio.get_running_loop()
         await self._beat_once()
         heart = asyncio.create_task(self._keep_alive(), name="saga-heartbeat")
-        sweeper = asyncio.create_task(self._sweep(), name="saga-sweeper")
+        sweeper = asyncio.create_task(self._sweeper.run(), name="saga-sweeper")
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._transport.consume(GROUP, self._handle, stop=stop, topics=TOPICS), name="saga-consumer")
@@ -98,12 +99,18 @@ class ExecutionSaga:
                 log.info("the saga has stopped", seconds=round(loop.time() - began, 3), given_up=len(self._running))
             await _ended([*(task for _, task in self._running.values()), heart, sweeper])
             with contextlib.suppress(*_FAULTS):
-                await self._flush()
+                await self._sweeper.flush()
                 await self._dispatches.leave()
 
     async def _handle(self, messages: Sequence[Message]) -> None:
         """The stream's handler: returns when every reaction is durable."""
-        reactions = [reaction for message in messages for reaction in self._reactions(message)]
+        reactions: list[Reaction] = []
+        for message in messages:
+            begun = self._ahead.heard_of(message.event_id)
+            if begun is not None and begun.dispatch.key in self._rowless:
+                reactions.append(begun.dispatch)
+            elif begun is None or not begun.is_over:
+                reactions += self._reactions(message)
         self.statistics.reactions += len(reactions)
         self.statistics.observe_reactions(len(reactions))
         dispatches, drops = settled(reactions)
@@ -136,16 +143,16 @@ class ExecutionSaga:
         stream brings its event again. So such calls are made first; what is not over after a moment gets its row then.
         """
         present = self._clock()
+        begun = [dispatch for dispatch in dispatches if dispatch.key in self._rowless]
+        dispatches = [dispatch for dispatch in dispatches if dispatch.key not in self._rowless] if begun else dispatches
         take = [False] * len(dispatches) if self._stopping else self._room.taken_at_once(dispatches, present)
-        quick = [
-            dispatch for dispatch, taken in zip(dispatches, take, strict=True)
-            if taken and dispatch.kind == "call" and dispatch.key not in self._running and self._quickness.is_quick(dispatch)
-        ]  # fmt: skip
+        quick = [dispatch for dispatch, taken in zip(dispatches, take, strict=True) if taken and self._is_quick(dispatch)]
         keys = {dispatch.key for dispatch in quick}
         others = [(dispatch, taken) for dispatch, taken in zip(dispatches, take, strict=True) if dispatch.key not in keys]
         self._rowless |= keys
         for dispatch in quick:
             self._start(dispatch)
+        quick += begun
         try:
             if others:
                 await self._insert([row for row, _ in others], [taken for _, taken in others], present)
@@ -153,10 +160,29 @@ class ExecutionSaga:
                 await self._see_through(quick)
         except BaseException:
             # The stream brings their events again, so whatever becomes of these calls now is for the table to say.
-            self._rowless -= keys
-            self._unmade -= keys
-            self._asleep -= keys
+            self._disown({dispatch.key for dispatch in quick})
             raise
+
+    def _disown(self, keys: set[Key]) -> None:
+        """Leaves it to others to see these calls without a row through."""
+        self._rowless -= keys
+        self._unmade -= keys
+        self._asleep -= keys
+
+    def _is_quick(self, dispatch: Dispatch) -> bool:
+        return dispatch.kind == "call" and dispatch.key not in self._running and self._quickness.is_quick(dispatch)
+
+    def _go_on(self, answered: Dispatch, traceparent: str | None, outcome: Outcome[Execution]) -> None:
+        """Begins the quick calls that an answer has led to; the stream brings them, too (sagas/ahead.py)."""
+        if self._stopping or (steps := self._ahead.steps_after(answered)) is None:
+            return
+        calls = [call for call in calls_after(answered, traceparent, outcome.stored) if self._is_quick(call)]
+        present = asyncio.get_running_loop().time()
+        for call, taken in zip(calls, self._room.taken_at_once(calls, self._clock()), strict=True):
+            if taken:
+                self._ahead.begin(call, steps, present)
+                self._rowless.add(call.key)
+                self._start(call)
 
     async def _see_through(self, quick: Sequence[Dispatch]) -> None:
         """Waits a moment for calls without a row; those that go on, or have to be made again, get one."""
@@ -173,12 +199,12 @@ class ExecutionSaga:
         for key in [dispatch.key for dispatch in left]:
             if key in self._unmade:
                 self._unmade.discard(key)
-                self._failed.append(key)
+                self._sweeper.failed(key)
             elif key not in self._rowless and key not in self._asleep:
-                self._over.append(key)  # while its row was being stored
+                self._sweeper.over(key)  # while its row was being stored
         self._rowless.difference_update(dispatch.key for dispatch in left)
         self._asleep.difference_update(dispatch.key for dispatch in quick)
-        self._clean.set()
+        self._sweeper.sweep()
 
     async def _insert(self, dispatches: Sequence[Dispatch], take: Sequence[bool], present: datetime) -> None:
         try:
@@ -196,6 +222,7 @@ class ExecutionSaga:
         await self._dispatches.drop([(drop.tenant_id, drop.execution_id, drop.step) for drop in drops])
         whole = {(drop.tenant_id, drop.execution_id) for drop in drops if drop.step is None}
         runs = {(drop.tenant_id, drop.execution_id, drop.step) for drop in drops if drop.step is not None}
+        self._disown({key for key in self._rowless if key[:2] in whole or key[:3] in runs})
         for key, (kind, task) in self._running.items():
             if kind == "call" and (key[:2] in whole or key[:3] in runs):
                 task.cancel()
@@ -225,10 +252,10 @@ class ExecutionSaga:
             if dispatch.key in self._rowless:
                 self._unmade.add(dispatch.key)
             else:
-                self._failed.append(dispatch.key)
+                self._sweeper.failed(dispatch.key)
         else:
             self._quickness.took(dispatch, asyncio.get_running_loop().time() - began)
-        self._clean.set()
+        self._sweeper.sweep()
 
     async def _do(self, dispatch: Dispatch) -> None:
         """Does what is due. The row goes, or it stays asleep: as a promise to call back, as work that is offered to a module's
@@ -259,8 +286,9 @@ class ExecutionSaga:
                     return
         if dispatch.key in self._rowless:
             self._rowless.discard(dispatch.key)
+            self._ahead.over(dispatch)
         else:
-            self._over.append(dispatch.key)
+            self._sweeper.over(dispatch.key)
 
     def _made(self, dispatch: Dispatch) -> None:
         self._running.pop(dispatch.key, None)
@@ -329,6 +357,7 @@ class ExecutionSaga:
             if began > alive_until:
                 await self._give_up_what_others_took()
             alive_until = began + ALIVE_SECONDS
+            self._disown({dispatch.key for dispatch in self._ahead.forget(began)})
             if self._checks_due:
                 await self._give_back_what_is_not_running()
             beats += 1
@@ -353,32 +382,12 @@ class ExecutionSaga:
     async def _give_back_what_is_not_running(self) -> None:
         """A lease may have been stored although its answer was lost. Twice seen without a call, it is given back."""
         with contextlib.suppress(*_FAULTS):
-            idle = (await self._dispatches.held()) - {*self._running, *self._over, *self._failed}
+            idle = (await self._dispatches.held()) - {*self._running, *self._sweeper.keys}
             if lost := idle & self._not_running:
                 log.warning("leases without a call are given back", count=len(lost))
                 await self._dispatches.postpone(sorted(lost))
             self._not_running = idle - lost
             self._checks_due -= 1
-
-    async def _sweep(self) -> None:
-        """Deletes rows of attempts that are over, as many at once as there are."""
-        while True:
-            await self._clean.wait()
-            self._clean.clear()
-            try:
-                await self._flush()
-            except _FAULTS as fault:
-                log.warning("finished attempts are deleted later", fault=repr(fault))
-                await asyncio.sleep(_FAULT_PAUSE_SECONDS)
-                self._clean.set()
-
-    async def _flush(self) -> None:
-        for queue, settle in ((self._over, self._dispatches.delete), (self._failed, self._dispatches.postpone)):
-            while keys := list(queue)[:1_000]:
-                await settle(keys)
-                for _ in keys:
-                    queue.popleft()
-                self._look_again(keys)
 
 
 async def _ended(tasks: Sequence[asyncio.Task[None]]) -> None:

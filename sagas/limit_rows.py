@@ -32,7 +32,7 @@ VALUES ($1, coalesce($2, 1), $3, $4, $5)
  WHERE known.last_limits < excluded.last_limits
 """
 # The version first: it lets one writer in at a time, and those that come too late find nothing to do. An action without limits
-# any more keeps its row, without them, for the calls that still know it as metered.
+# any more has no row: calls that still know it as metered find nothing that holds them back.
 _SET_ACTIONS = """
 WITH ours AS (
     INSERT INTO quantum.saga_tenants AS known (tenant_id, last_actions) VALUES ($1, $2)
@@ -48,8 +48,8 @@ WITH ours AS (
        SET concurrency = excluded.concurrency, rate_max = excluded.rate_max, rate_seconds = excluded.rate_seconds,
            tokens = least(bucket.tokens, excluded.rate_max), empty_until = NULL
 )
-UPDATE quantum.saga_action_limits AS bucket SET concurrency = NULL, rate_max = NULL, rate_seconds = NULL, empty_until = NULL
-  FROM ours WHERE bucket.tenant_id = ours.tenant_id AND bucket.action <> ALL ($3::text[])
+DELETE FROM quantum.saga_action_limits AS bucket
+ USING ours WHERE bucket.tenant_id = ours.tenant_id AND bucket.action <> ALL ($3::text[])
 """
 
 

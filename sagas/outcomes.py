@@ -6,7 +6,7 @@ So one is recorded at a time; what comes in the meantime waits and then goes tog
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -37,11 +37,15 @@ class Answered:
     recorded: asyncio.Future[bool | None]
 
 
+Recorded = Callable[[Dispatch, str | None, Outcome[Execution]], None]
+"""(what was answered, the trace of the answer, what it led to): told of each answer that this process has put into the log."""
+
+
 class Outcomes:
     """The way into the log for one process's answers."""
 
-    def __init__(self, shell: Shell) -> None:
-        self._shell = shell
+    def __init__(self, shell: Shell, recorded: Recorded | None = None) -> None:
+        self._shell, self._recorded = shell, recorded
         self._waiting: dict[tuple[str, str], list[Answered]] = {}
 
     async def record(self, dispatch: Dispatch, command: CompleteStep | FailStep, traceparent: str | None) -> bool | None:
@@ -116,11 +120,15 @@ class Outcomes:
         back_off = _BACK_OFF_SECONDS
         while True:
             try:
-                return await handle(self._shell, command, envelope)
+                outcome = await handle(self._shell, command, envelope)
+                break
             except (StreamBusy, StoreUnavailable) as fault:
                 log.warning("an outcome could not be recorded yet", step=dispatch.step, fault=str(fault), seconds=back_off)
                 await asyncio.sleep(back_off)
                 back_off = min(back_off * 2, _BACK_OFF_SECONDS_MAX)
+        if self._recorded is not None and outcome.stored:
+            self._recorded(dispatch, answered.traceparent, outcome)
+        return outcome
 
 
 def _settle(answered: Answered, recorded: bool | None) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 from uuid import UUID
 
@@ -25,6 +26,7 @@ from domain.execution_events import StepCompensated, StepCompleted
 from domain.plan import is_undoing
 from domain.refusals import ExecutionHasEnded, Fault, Invalid, LeaseLost, NotFound, StepNotRunning
 from domain.runs import StepRun
+from domain.tenant_limits import NO_LIMITS, TenantLimits
 from domain.values import TenantId, execution_stream
 from domain.work import Lease, LeaseState, Settlement, WorkAnswer, WorkUnit
 from event_store.records import StoreUnavailable
@@ -81,15 +83,34 @@ class Settle(Protocol):
         ...
 
 
+@dataclass(slots=True)
+class Statistics:
+    """What telemetry reads, of units of work: `fetched` by workers, `completed` and `failed` as they were recorded, given back
+    (`released`), handed on because whoever had them fell silent (`expired`), and answers refused under a lost lease (`fenced`).
+    """
+
+    fetched: int = 0
+    completed: int = 0
+    failed: int = 0
+    released: int = 0
+    expired: int = 0
+    fenced: int = 0
+
+
 class PullWork:
-    """What workers may ask. Raises `StoreUnavailable` where they may ask again, and refusals."""
+    """What workers may ask. Raises `StoreUnavailable` where they may ask again, and refusals.
+
+    `installation`: the limits of tenants for which nothing else is set.
+    """
 
     def __init__(
-        self, shell: Shell, attempts: Attempts, prepare: Prepare, settle: Settle, bell: WorkBell, clock: Clock | None = None
-    ) -> None:
+        self, shell: Shell, attempts: Attempts, prepare: Prepare, settle: Settle, bell: WorkBell, clock: Clock | None = None,
+        *, installation: TenantLimits = NO_LIMITS,
+    ) -> None:  # fmt: skip
+        self.statistics = Statistics()
         self._shell, self._attempts, self._prepare, self._settle = shell, attempts, prepare, settle
         self._clock = clock or now
-        self._leases = WorkLeases(shell.store.tenant_pool, clock)
+        self._leases = WorkLeases(shell.store.tenant_pool, clock, steps_default=installation.concurrent_steps)
         self._rounds, self._bell = Rounds(self._leases), bell
         bell.listen(self._rounds.ring)
 
@@ -100,8 +121,10 @@ class PullWork:
             raise Invalid([Fault("/module", f"There is no module {name!r} in this tenant.", "unknown-module")])
         return [action.name for action in module.actions]
 
-    async def fetch(self, tenant_id: TenantId, actions: Sequence[str], at_most: int, wait_seconds: float) -> list[WorkUnit]:
-        """Up to `at_most` units of these actions, as soon as there are any; none after `wait_seconds`.
+    async def fetch(
+        self, tenant_id: TenantId, actions: Sequence[str], at_most: int, wait_seconds: float, holder: str = ""
+    ) -> list[WorkUnit]:  # fmt: skip
+        """Up to `at_most` units of these actions for `holder`, as soon as there are any; none after `wait_seconds`.
 
         Whoever is cancelled has leased nothing.
         """
@@ -111,8 +134,10 @@ class PullWork:
             while True:
                 generation = seat.generation
                 async with self._given_back_unless_handed_out(tenant_id) as leased:
-                    await seat.take(frozenset(actions), at_most, leased, is_asked_once=not wait_seconds)
+                    await seat.take(frozenset(actions), at_most, leased, is_asked_once=not wait_seconds, holder=holder)
+                    self.statistics.expired += sum(one.was_silent for one in leased)
                     units = await self._units(tenant_id, leased)
+                    self.statistics.fetched += len(units)
                 if units:
                     return units
                 if leased:
@@ -172,14 +197,15 @@ class PullWork:
         if _is_cancelled(state, lease):
             return LeaseState(True, None if held is None else held.until, 0.0 if held is None else held.seconds)
         if held is None:
-            raise LeaseLost(lease.execution_id, lease.step, lease.attempt)
+            raise self._fenced(lease)
         return LeaseState(False, held.until, held.seconds)
 
     async def release(self, tenant_id: TenantId, lease: Lease) -> None:
         """Gives work back undone: the same attempt goes to somebody else. Raises `LeaseLost` or `NotFound`."""
         if not await self._leases.release(tenant_id, lease):
             await self._state(tenant_id, lease)
-            raise LeaseLost(lease.execution_id, lease.step, lease.attempt)
+            raise self._fenced(lease)
+        self.statistics.released += 1
         self._bell.ring(tenant_id)
 
     async def settle(self, tenant_id: TenantId, lease: Lease, answer: WorkAnswer) -> Settlement:
@@ -215,10 +241,17 @@ class PullWork:
         try:
             outcome = await handle(self._shell, command, envelope)
         except IdempotencyKeyReused as fault:  # the attempt has an outcome already: its time was over, or it was cancelled
-            raise LeaseLost(lease.execution_id, lease.step, lease.attempt) from fault
+            raise self._fenced(lease) from fault
         except ExecutionHasEnded as fault:
             raise StepNotRunning(lease.execution_id, lease.step, lease.attempt) from fault
+        if not outcome.replayed:
+            self.statistics.completed += error is None
+            self.statistics.failed += error is not None
         return Settlement(error, outcome.position, outcome.replayed)
+
+    def _fenced(self, lease: Lease) -> LeaseLost:
+        self.statistics.fenced += 1
+        return LeaseLost(lease.execution_id, lease.step, lease.attempt)
 
     async def _command(
         self, tenant_id: TenantId, lease: Lease, state: Execution, answer: WorkAnswer
@@ -247,7 +280,7 @@ class PullWork:
         if not recorded:
             await self._state(tenant_id, lease)
         if not recorded or recorded[0].metadata.request_hash != answer.request_hash:
-            raise LeaseLost(lease.execution_id, lease.step, lease.attempt)
+            raise self._fenced(lease)
         first: Any = recorded[0].event
         error = None if isinstance(first, StepCompleted | StepCompensated) else first.error
         return Settlement(error, max(event.position for event in recorded), True)

@@ -18,6 +18,7 @@ from domain.execution_events import (
     ExecutionStarted,
     ExecutionTerminated,
     StepCancelled,
+    StepFailed,
     StepRetrying,
     StepStarted,
     StepWaiting,
@@ -27,7 +28,7 @@ from event_store import codec
 from event_store.ids import derived_id
 from sagas.dispatches import FIRST, Dispatch, Kind
 
-_EVENTS = (ExecutionStarted, ExecutionQueued, StepStarted, StepRetrying, StepWaiting, StepCancelled, *ENDS)
+_EVENTS = (ExecutionStarted, ExecutionQueued, StepStarted, StepRetrying, StepWaiting, StepFailed, StepCancelled, *ENDS)
 TOPICS = frozenset(codec.topic_of(event) for event in _EVENTS)
 NEVER = datetime(9999, 1, 1, tzinfo=UTC)
 """When something is due that waits for others alone."""
@@ -83,18 +84,14 @@ def react(cause: Cause, event: Any) -> list[Reaction]:
         case ExecutionQueued(execution_id=execution, turn=turn, priority=priority, at=at):
             return [replace(_other(cause, "admission", execution, "", admission_row(turn), at, None), priority=priority)]
         case StepStarted(execution_id=execution, step=step, action=action, attempt=attempt, at=at, limits=limits):
-            started: list[Reaction] = [_call(cause, execution, step, attempt, at, limits, action)]
-            if limits is not None and limits.expires_at is not None:
-                started.append(_other(cause, "expiry", execution, step, 0, limits.expires_at, None))
-            return started
+            call = _call(cause, execution, step, attempt, at, limits, action)
+            return [call] if limits is None else [call, *_expiry(cause, execution, step, limits)]
         case StepRetrying(execution_id=execution, step=step, attempt=attempt, due_at=due_at, limits=limits):
             return [_call(cause, execution, step, attempt, due_at, limits)]
-        case StepWaiting(execution_id=execution, step=step, gate=gate, reason="child", at=at, detail=detail):
-            return [_other(cause, "child", execution, step, -1 - gate, at, {**detail, "gate": gate})]
-        case StepWaiting(reason="resume"):
-            return []  # a human's pause is what it waits for
-        case StepWaiting(execution_id=execution, step=step, gate=gate, due_at=due):
-            return [_other(cause, "gate", execution, step, -1 - gate, due or NEVER, {"gate": gate})]
+        case StepWaiting(execution_id=execution, step=step, limits=limits):
+            return [*_gate(cause, event), *_expiry(cause, execution, step, limits)]
+        case StepFailed(execution_id=execution, step=step, child=child, at=at) if child is not None:
+            return [Drop(cause.tenant_id, execution, step), _stop(cause, child, "cancel", at)]
         case StepCancelled(execution_id=execution, step=step, child=child, at=at):
             gone: list[Reaction] = [Drop(cause.tenant_id, execution, step)]
             return gone if child is None else [*gone, _stop(cause, child, "cancel", at)]
@@ -102,6 +99,24 @@ def react(cause: Cause, event: Any) -> list[Reaction]:
             return _ended(cause, event)
         case _:
             return []
+
+
+def _gate(cause: Cause, event: StepWaiting) -> list[Reaction]:
+    execution, step, gate = event.execution_id, event.step, event.gate
+    match event.reason:
+        case "child":
+            return [_other(cause, "child", execution, step, -1 - gate, event.at, {**event.detail, "gate": gate})]
+        case "resume":
+            return []  # a human's pause is what it waits for
+        case _:
+            return [_other(cause, "gate", execution, step, -1 - gate, event.due_at or NEVER, {"gate": gate})]
+
+
+def _expiry(cause: Cause, execution: str, step: str, limits: StepLimits | None) -> list[Reaction]:
+    """The end of the time that the step has as a whole; said again by each event of the step, and one row."""
+    if limits is None or limits.expires_at is None:
+        return []
+    return [_other(cause, "expiry", execution, step, 0, limits.expires_at, None)]
 
 
 def settled(reactions: Iterable[Reaction]) -> tuple[list[Dispatch], list[Drop]]:

@@ -36,7 +36,10 @@ SELECT c.tenant_id, c.intent_id, 0, c.intent_version, c.at
   FROM unnest($1::text[], $2::text[], $3::int[], $4::timestamptz[]) AS c (tenant_id, intent_id, intent_version, at)
     ON CONFLICT (tenant_id, intent_id) DO NOTHING
 """
-_CHANGE = """
+# A time that is owed belongs to the schedule as it was: after a pause, an end or another schedule nobody starts it any more.
+_GIVES_UP = """(coalesce(c.paused, false) OR c.resumed_at IS NOT NULL OR c.archived
+           OR (c.intent_version IS NOT NULL AND c.schedule IS DISTINCT FROM kept.schedule::text))"""
+_CHANGE = f"""
 UPDATE quantum.saga_schedules AS kept
    SET stream_version = c.stream_version,
        intent_version = coalesce(c.intent_version, kept.intent_version),
@@ -50,19 +53,25 @@ UPDATE quantum.saga_schedules AS kept
                       WHEN c.intent_version IS NOT NULL THEN CASE WHEN c.schedule IS NOT NULL THEN c.at END
                       WHEN c.paused IS NOT NULL THEN CASE WHEN kept.schedule IS NOT NULL THEN c.at END
                       ELSE kept.look_at END,
-       last_error = CASE WHEN c.intent_version IS NULL THEN kept.last_error END
+       last_error = CASE WHEN c.intent_version IS NULL OR (kept.owed_time IS NOT NULL AND NOT {_GIVES_UP})
+                         THEN kept.last_error END,
+       missed = kept.missed + CASE WHEN kept.owed_time IS NOT NULL AND {_GIVES_UP} THEN 1 ELSE 0 END,
+       last_missed = CASE WHEN kept.owed_time IS NOT NULL AND {_GIVES_UP} THEN kept.last_error ELSE kept.last_missed END,
+       owed_time = CASE WHEN NOT {_GIVES_UP} THEN kept.owed_time END,
+       owed_since = CASE WHEN NOT {_GIVES_UP} THEN kept.owed_since END,
+       tries = CASE WHEN {_GIVES_UP} THEN 0 ELSE kept.tries END
   FROM unnest($1::text[], $2::text[], $3::int[], $4::timestamptz[], $5::int[], $6::text[], $7::bool[], $8::timestamptz[],
               $9::bool[])
        AS c (tenant_id, intent_id, stream_version, at, intent_version, schedule, paused, resumed_at, archived)
  WHERE kept.tenant_id = c.tenant_id AND kept.intent_id = c.intent_id AND kept.stream_version < c.stream_version
-"""
+"""  # noqa: S608 - constants only
 _CLAIM = """
 UPDATE quantum.saga_schedules AS one SET look_at = $1::timestamptz + make_interval(secs => $2)
   FROM (SELECT tenant_id, intent_id FROM quantum.saga_schedules
          WHERE look_at <= $1 ORDER BY look_at LIMIT $3 FOR UPDATE SKIP LOCKED) AS due
  WHERE one.tenant_id = due.tenant_id AND one.intent_id = due.intent_id
 RETURNING one.tenant_id, one.intent_id, one.stream_version, one.intent_version, one.schedule::text, one.dealt_until,
-          one.last_execution_id
+          one.last_execution_id, one.owed_time, one.owed_since, one.tries, one.last_error::text
 """
 _SETTLE = """
 UPDATE quantum.saga_schedules AS one
@@ -70,7 +79,13 @@ UPDATE quantum.saga_schedules AS one
        dealt_until = CASE WHEN one.stream_version = $3 THEN greatest(one.dealt_until, $4) ELSE one.dealt_until END,
        runs = one.runs + $6, passed_over = one.passed_over + $7,
        last_time = coalesce($8, one.last_time), last_execution_id = coalesce($9, one.last_execution_id),
-       last_error = CASE WHEN $10::text IS NOT NULL THEN $10::json WHEN $6 > 0 THEN NULL ELSE one.last_error END
+       last_error = CASE WHEN $10::text IS NOT NULL THEN $10::json WHEN $6 > 0 THEN NULL ELSE one.last_error END,
+       owed_time = CASE WHEN one.stream_version = $3 THEN $11::timestamptz END,
+       owed_since = CASE WHEN one.stream_version = $3 THEN $12::timestamptz END,
+       tries = CASE WHEN one.stream_version = $3 THEN $13 ELSE 0 END,
+       missed = one.missed + $14 + CASE WHEN one.stream_version <> $3 AND $11 IS NOT NULL THEN 1 ELSE 0 END,
+       last_missed = CASE WHEN one.stream_version <> $3 AND $11 IS NOT NULL THEN $10::json
+                          ELSE coalesce($15::json, one.last_missed) END
  WHERE one.tenant_id = $1 AND one.intent_id = $2
 """
 _LOOK_AT = """
@@ -99,7 +114,10 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A schedule that somebody has to look at. `schedule` is JSON."""
+    """A schedule that somebody has to look at. `schedule` and `last_error` are JSON.
+
+    `owed_time` was refused and is to be tried again: `tries` times since `owed_since`, the last time for `last_error`.
+    """
 
     tenant_id: str
     intent_id: str
@@ -108,6 +126,10 @@ class Row:
     schedule: str | None
     dealt_until: datetime
     last_execution_id: str | None
+    owed_time: datetime | None = None
+    owed_since: datetime | None = None
+    tries: int = 0
+    last_error: str | None = None
 
     @property
     def key(self) -> str:
@@ -117,7 +139,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What came of a look: what was dealt with, when to look again, and what became of the runs. `error` is JSON."""
+    """What came of a look: what was dealt with, when to look again, and what became of the runs. What says why is JSON.
+
+    `missed` times were refused for good, the last one for `last_missed`; `owed_time` is to be tried again.
+    """
 
     dealt_until: datetime
     look_at: datetime | None
@@ -126,6 +151,11 @@ class Settled:
     last_time: datetime | None = None
     last_execution_id: str | None = None
     error: str | None = None
+    missed: int = 0
+    last_missed: str | None = None
+    owed_time: datetime | None = None
+    owed_since: datetime | None = None
+    tries: int = 0
 
 
 def react(tenant_id: str, stream_version: int, event: Any) -> Change | None:
@@ -206,6 +236,7 @@ class ScheduleRows:
         await self._fetch(
             _SETTLE, row.tenant_id, row.intent_id, row.stream_version, done.dealt_until, done.look_at, done.runs,
             done.passed_over, done.last_time, done.last_execution_id, done.error,
+            done.owed_time, done.owed_since, done.tries, done.missed, done.last_missed,
         )  # fmt: skip
 
     async def look_at(self, row: Row, at: datetime) -> None:

@@ -5,6 +5,9 @@ event about an intent → `react` → a row in quantum.saga_schedules, to be loo
 started, and the row says when to look next. The id of a start follows from tenant, intent and time, so that a process which dies
 between a start and the row costs a repeat, and starts nothing twice. What is started is what the log says in that moment: a
 schedule that was paused, revised or archived a moment ago starts nothing by its old row.
+
+A time that a limit of the tenant refuses is owed: it is tried again until it is started, or until the schedule's policy for
+missed times lets it go. What is not started in the end is counted, with the reason.
 """
 
 import asyncio
@@ -18,13 +21,13 @@ import structlog
 from commands.execution import StartExecution
 from commands.expressions import ExpressionFailed
 from commands.handle import Envelope, Shell, handle
-from commands.schedule_turns import turn_of
+from commands.schedule_turns import Turn, turn_of
 from commands.schedules import read_schedule, schedule_faults
 from commands.start_inputs import start_inputs
 from domain import execution, intent
 from domain.documents import timestamp
 from domain.execution import ENDED
-from domain.refusals import IntentNotExecutable, Refusal
+from domain.refusals import IntentNotExecutable, LimitReached, Refusal
 from domain.schedule import Schedule
 from domain.values import ExecutionId, IntentId, TenantId, execution_stream, intent_stream
 from event_store import codec
@@ -41,6 +44,10 @@ _LOOKS_AT_ONCE = 16
 _SLEEP_SECONDS_MAX = 5.0
 _AGAIN_SECONDS = 1.0
 _FAULT_PAUSE_SECONDS = 0.5
+TRY_SECONDS_APART_MAX = 300.0
+OWED_SECONDS_MAX = 86_400.0
+"""How long a time that a limit refuses is tried, where no other one takes its place before."""
+_INSTANT = timedelta(microseconds=1)
 _FAULTS: tuple[type[Exception], ...] = (*DATABASE_FAULTS, StoreUnavailable, StreamBusy)
 
 log = structlog.get_logger(__name__)
@@ -48,11 +55,14 @@ log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class Statistics:
-    """What telemetry reads. `looks` are the times that the table was asked, whatever it had."""
+    """What telemetry reads. `refused` counts every refusal, `missed` the times that were not started after all; `looks` are the
+    times that the table was asked, whatever it had.
+    """
 
     started: int = 0
     repeated: int = 0
     refused: int = 0
+    missed: int = 0
     passed_over: int = 0
     looks: int = 0
     undecodable: int = 0
@@ -67,6 +77,37 @@ class _Runs:
     last_time: datetime | None = None
     last_execution_id: str | None = None
     error: str | None = None
+    missed: int = 0
+    last_missed: str | None = None
+    owed_time: datetime | None = None
+    owed_since: datetime | None = None
+    tries: int = 0
+    again_at: datetime | None = None
+
+    def miss(self, error: str | None) -> None:
+        """One more time is not started, and will not be."""
+        self.missed += 1
+        self.last_missed = error
+
+    def owe(self, row: Row, at: datetime, present: datetime, pause_seconds: float) -> None:
+        """A time is not started now, and is tried again."""
+        is_first = row.owed_time != at
+        self.owed_time, self.owed_since = at, present if is_first else row.owed_since
+        self.tries = 1 if is_first else row.tries + 1
+        pause_seconds = min(TRY_SECONDS_APART_MAX, max(pause_seconds, 2.0 ** min(self.tries - 1, 10)))
+        self.again_at = present + timedelta(seconds=pause_seconds)
+
+    def settled(self, turn: Turn, present: datetime) -> Settled:
+        """What the row is told; where a time is owed, all before it is dealt with and nothing behind it."""
+        dealt_until, look_at = turn.dealt_until, turn.look_at
+        if self.owed_time is not None and self.again_at is not None:
+            dealt_until = self.owed_time - _INSTANT
+            # Where the next time comes first, it is for the policy to say whether this one still counts.
+            look_at = self.again_at if look_at is None or look_at <= present else min(look_at, self.again_at)
+        return Settled(
+            dealt_until, look_at, self.started, self.passed_over, self.last_time, self.last_execution_id, self.error, self.missed,
+            self.last_missed, self.owed_time, self.owed_since, self.tries,
+        )  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -156,22 +197,28 @@ class ScheduleSaga:
         if faults := schedule_faults(raw, "/definition/schedule"):
             # It was written when other rules held.
             self.statistics.refused += 1
-            await self._rows.settle(row, Settled(row.dealt_until, None, error=error_of(IntentNotExecutable(faults), present)))
+            error = error_of(IntentNotExecutable(faults), present)
+            await self._rows.settle(row, Settled(row.dealt_until, None, error=error, missed=1, last_missed=error))
             return
         schedule = read_schedule(raw)
         turn = turn_of(schedule, row.dealt_until, present, row.key)
         runs = _Runs(last_execution_id=row.last_execution_id)
+        if row.owed_time is not None and row.owed_time not in turn.runs:
+            runs.miss(row.last_error)  # the policy has let it go
         for at in turn.runs:
+            if (
+                at == row.owed_time
+                and row.owed_since is not None
+                and present - row.owed_since > timedelta(seconds=OWED_SECONDS_MAX)
+            ):
+                runs.miss(row.last_error)
+                continue
             await self._run(row, schedule, at, runs)
-        if turn.runs:
-            self.statistics.passed_over += runs.passed_over
-        await self._rows.settle(
-            row,
-            Settled(
-                turn.dealt_until, turn.look_at, runs.started, runs.passed_over, runs.last_time, runs.last_execution_id,
-                runs.error,
-            ),
-        )  # fmt: skip
+            if runs.owed_time is not None:
+                break
+        self.statistics.passed_over += runs.passed_over
+        self.statistics.missed += runs.missed
+        await self._rows.settle(row, runs.settled(turn, present))
 
     async def _run(self, row: Row, schedule: Schedule, at: datetime, runs: _Runs) -> None:
         """Starts the run of a time, or says why not. Raises what keeps that from being known."""
@@ -192,6 +239,10 @@ class ScheduleSaga:
         except (Refusal, ExpressionFailed) as fault:
             self.statistics.refused += 1
             runs.error = error_of(fault, self.clock(), time=timestamp(at))
+            if isinstance(fault, LimitReached):
+                runs.owe(row, at, self.clock(), fault.again_seconds)
+            else:
+                runs.miss(runs.error)
             log.warning("a scheduled execution was refused", tenant=row.tenant_id, intent=row.intent_id, reason=str(fault))
             return
         runs.started += 1

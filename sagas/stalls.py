@@ -2,8 +2,9 @@
 """Nothing stalls in silence: goes round the executions that have not ended, and holds what each waits for against the rows that
 would wake it. What is missing is put back from the log, said in an event of the execution and counted.
 
-The rows could only be missing by a fault of ours, of the database, or by somebody's hand in it. The round takes a bounded number
-of executions at a time, so it costs the same however many there are.
+An execution of which the saga has not heard the newest yet (`sagas/hearing.py`) has the stream as its reason to wake, however
+far that is behind. The rows could only be missing by a fault of ours, of the database, or by somebody's hand in it. The round
+takes a bounded number of executions at a time, so it costs the same however many there are.
 """
 
 import asyncio
@@ -31,6 +32,7 @@ from event_store.records import StoreUnavailable, StreamBusy
 from sagas.admissions import Admissions
 from sagas.clock import Clock, now
 from sagas.dispatches import Dispatch, Dispatches
+from sagas.hearing import Hearing
 from sagas.reactions import CHILD_END, Cause, admission_row, outcome_command_id, react
 
 ROUND_SECONDS = 5.0
@@ -70,10 +72,13 @@ RunKey = tuple[str, int]
 
 @dataclass(slots=True)
 class Statistics:
-    """What telemetry reads: executions looked at, and those that nothing would have woken."""
+    """What telemetry reads: executions looked at, those that nothing would have woken, and how often one was left to a stream
+    that is behind.
+    """
 
     checked: int = 0
     stalled: int = 0
+    behind: int = 0
     observe_stall: Callable[[str, tuple[str, ...]], None] = field(default=lambda execution_id, missing: None)
 
 
@@ -85,11 +90,11 @@ def reasons_to_wake(state: Execution) -> set[RunKey]:
     for run_id, run in state.runs.items():
         if run.status not in ACTIVE or run.items is not None:
             continue
+        if run.limits is not None and run.limits.expires_at is not None:
+            reasons.add((run_id, 0))
         if run.waiting is not None and run.waiting.reason == "resume":
             continue  # a human's pause is the reason
         reasons.add((run_id, run.attempts if run.waiting is None else -1 - run.waiting.gate))
-        if run.limits is not None and run.limits.expires_at is not None:
-            reasons.add((run_id, 0))
     if state.is_queued:
         reasons.add(("", admission_row(state.turns)))
     if state.options.deadline_at is not None and state.status in ("running", "paused"):
@@ -101,9 +106,12 @@ class StallCheck:
     """The check. Of all processes one makes it; another takes over when that one is gone."""
 
     def __init__(
-        self, shell: Shell, *, clock: Clock = now, grace_seconds: float = GRACE_SECONDS, round_seconds: float = ROUND_SECONDS
-    ) -> None:
+        self, shell: Shell, *, clock: Clock = now, grace_seconds: float = GRACE_SECONDS, round_seconds: float = ROUND_SECONDS,
+        hearing: Hearing | None = None,
+    ) -> None:  # fmt: skip
+        """`hearing`: what the saga has heard; unless given, of those who read the log itself."""
         self._shell, self._store, self._clock = shell, shell.store, clock
+        self._hearing = hearing or Hearing(shell.store)
         self._grace_seconds, self._round_seconds = grace_seconds, round_seconds
         self._dispatches, self._admissions = Dispatches(shell.store.platform_pool, ""), Admissions(shell, clock)
         self.statistics = Statistics()
@@ -155,6 +163,7 @@ class StallCheck:
         """Looks at the executions that were looked at longest ago; how many of them would never have gone on."""
         rows = await self._store.platform_pool.fetch(_NEXT, self._grace_seconds, ROUND_EXECUTIONS_MAX)
         stalled = 0
+        self._hearing.begin()
         for tenant_id, execution_id in rows:
             stalled += await self._check_one(TenantId(tenant_id), ExecutionId(execution_id))
         await self._admissions.release_ended(self._grace_seconds)
@@ -175,8 +184,8 @@ class StallCheck:
         wanted = reasons_to_wake(state) | await self._children_to_hear_of(tenant_id, state)
         missing = wanted - {(row[0], row[1]) for row in rows}
         if missing:
-            recorded = await self._recorded(tenant_id, execution_id, missing)
-            missing -= recorded
+            missing -= await self._recorded(tenant_id, execution_id, missing)
+            missing -= await self._on_their_way(tenant_id, state, missing)
         has_nothing_to_do = state.active == 0 and state.status != "paused" and not state.is_queued
         if not missing and not has_nothing_to_do:
             return False
@@ -204,6 +213,17 @@ class StallCheck:
             ):
                 found.add((step, attempt))
         return found
+
+    async def _on_their_way(self, tenant_id: TenantId, state: Execution, keys: set[RunKey]) -> set[RunKey]:
+        """Those of which the stream has yet to tell the saga: that is what will wake the execution."""
+        coming: set[RunKey] = set()
+        children = _children(state)
+        for step, attempt in keys:
+            told_by = children[step] if attempt == CHILD_END else state.execution_id
+            if not await self._hearing.of_newest(tenant_id, execution_stream(ExecutionId(told_by))):
+                coming.add((step, attempt))
+        self.statistics.behind += bool(coming)
+        return coming
 
     async def _mend(self, tenant_id: TenantId, execution_id: ExecutionId, version: int, missing: set[RunKey]) -> None:
         """Puts the rows back that the log asks for, and says so."""

@@ -15,8 +15,10 @@ from uuid import UUID
 
 import orjson
 
+from commands.expressions import ExpressionFailed
 from commands.triggers import read_trigger, trigger_faults
 from domain.intent import IntentArchived, IntentCreated, IntentRevised, IntentRolledBack
+from domain.refusals import Refusal
 from domain.schedule import Trigger
 from event_store import codec
 from event_store.records import RecordedEvent
@@ -91,13 +93,14 @@ class Change:
 
 @dataclass(slots=True)
 class Firing:
-    """What became of the events that fired a trigger. `error` is JSON."""
+    """What became of the events that fired a trigger. `error` is JSON; `refusal`: why a start was refused that was wanted."""
 
     event_id: UUID
     at: datetime
     runs: int = 0
     execution_id: str | None = None
     error: str | None = None
+    refusal: Refusal | ExpressionFailed | None = None
 
 
 def react(tenant_id: str, stream_version: int, position: int, event: Any) -> Change | None:
@@ -155,6 +158,10 @@ class Triggers:
         """The tenant's triggers."""
         rows = self._of_tenant.get(tenant_id)
         return () if rows is None else rows.values()
+
+    def of_intent(self, tenant_id: str, intent_id: str) -> Row | None:
+        """The trigger of an intent, where it has one."""
+        return self._of_tenant.get(tenant_id, {}).get(intent_id)
 
     async def follow(self, position: int) -> None:
         """Knows all that the log says up to `position` and perhaps further."""

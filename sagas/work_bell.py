@@ -39,6 +39,8 @@ class WorkBell:
         self._untold: dict[str, None] = {}
         self._has_untold = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self.offered = 0
+        """How many units of work this process has offered."""
 
     def start(self) -> None:
         """Begins to listen and to tell others, until `close`."""
@@ -54,6 +56,11 @@ class WorkBell:
     def listen(self, heard: Heard) -> None:
         """Calls `heard` at every ring of any process."""
         self._listeners.append(heard)
+
+    def offer(self, tenant_id: str) -> None:
+        """One more unit of work is there to be fetched."""
+        self.offered += 1
+        self.ring(tenant_id)
 
     def ring(self, tenant_id: str) -> None:
         """The tenant has new work: tells this process now, the others soon."""

@@ -17,38 +17,43 @@ from sagas.dispatches import Dispatch
 _SECONDS_MAX = 10.0
 _COLUMNS = """execution_id, step, attempt, due_at, command_id, event_id, correlation_id, traceparent, priority, slot_key,
               queue_by, lease_token, lease_until, lease_seconds, claims, action"""
-_FETCH = f"SELECT {_COLUMNS} FROM quantum.fetch_work($1, $2, $3, $4)"  # noqa: S608 - constants only
-_NEXT = "SELECT quantum.next_work_seconds($1, $2, $3)"
-_HOLD = f"SELECT {_COLUMNS} FROM quantum.hold_work($1, $2, $3, $4, $5, $6, $7)"  # noqa: S608
+_FETCH = f"SELECT {_COLUMNS}, was_silent FROM quantum.fetch_work($1, $2, $3, $4, $5, $6)"  # noqa: S608 - constants only
+_NEXT = "SELECT quantum.next_work_seconds($1, $2, $3, $4)"
+_HOLD = f"SELECT {_COLUMNS}, false AS was_silent FROM quantum.hold_work($1, $2, $3, $4, $5, $6, $7)"  # noqa: S608
 _RELEASE = "SELECT quantum.release_work($1, $2, $3, $4, $5)"
 _DROP = "SELECT quantum.drop_work($1, $2, $3, $4, $5)"
 
 
 @dataclass(frozen=True, slots=True)
 class Leased:
-    """A dispatch that somebody has until `until`. `claims` counts how often it was taken, by sagas and workers."""
+    """A dispatch that somebody has until `until`. `claims` counts how often it was taken, by sagas and workers; `was_silent`:
+    whoever had it before let the lease end.
+    """
 
     dispatch: Dispatch
     lease: Lease
     until: datetime
     seconds: float
     claims: int
+    was_silent: bool = False
 
 
 class WorkLeases:
     """The leases. Whoever asks is a tenant, under row-level security. Raises `StoreUnavailable`."""
 
-    def __init__(self, tenant_pool: Any, clock: Clock | None = None) -> None:
-        self._pool, self._clock = tenant_pool, clock
+    def __init__(self, tenant_pool: Any, clock: Clock | None = None, *, steps_default: int | None = None) -> None:
+        """`steps_default`: how many steps a tenant may have under way for which nothing else is set."""
+        self._pool, self._clock, self._steps_default = tenant_pool, clock, steps_default
 
-    async def fetch(self, tenant_id: TenantId, actions: Collection[str], at_most: int) -> list[Leased]:
-        """Leases up to `at_most` units of these actions: by priority, the oldest first."""
-        rows = await self._rows(_FETCH, tenant_id, list(actions), at_most, self._present())
-        return [_leased(tenant_id, row) for row in rows]
+    async def fetch(self, tenant_id: TenantId, actions: Collection[str], at_most: int, holder: str = "") -> list[Leased]:
+        """Leases up to `at_most` units of these actions to `holder`: by priority, the oldest first, within limits."""
+        arguments = (list(actions), at_most, holder, self._present(), self._steps_default)
+        return [_leased(tenant_id, row) for row in await self._rows(_FETCH, tenant_id, *arguments)]
 
-    async def next_end_seconds(self, tenant_id: TenantId, actions: Collection[str]) -> float | None:
-        """Seconds until a unit's lease ends; None where none is leased."""
-        seconds: float | None = (await self._rows(_NEXT, tenant_id, list(actions), self._present()))[0][0]
+    async def next_look_seconds(self, tenant_id: TenantId, actions: Collection[str]) -> float | None:
+        """Seconds until a unit's lease ends, or until there may be room within a limit; None where nothing is to be expected."""
+        rows = await self._rows(_NEXT, tenant_id, list(actions), self._present(), self._steps_default)
+        seconds: float | None = rows[0][0]
         return seconds
 
     async def hold(self, tenant_id: TenantId, lease: Lease, seconds: float | None = None) -> Leased | None:
@@ -90,4 +95,4 @@ def _leased(tenant_id: TenantId, row: Any) -> Leased:
         queue_by=row["queue_by"], action=row["action"],
     )  # fmt: skip
     lease = Lease(ExecutionId(row["execution_id"]), StepId(row["step"]), row["attempt"], row["lease_token"])
-    return Leased(dispatch, lease, row["lease_until"], row["lease_seconds"], row["claims"])
+    return Leased(dispatch, lease, row["lease_until"], row["lease_seconds"], row["claims"], row["was_silent"])

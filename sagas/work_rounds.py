@@ -36,8 +36,10 @@ class Seat:
         self._rung.set()
         self._rung = asyncio.Event()
 
-    async def take(self, actions: Actions, at_most: int, leased: list[Leased], *, is_asked_once: bool) -> None:
-        """Puts leases into `leased`, if there are any units to be had.
+    async def take(
+        self, actions: Actions, at_most: int, leased: list[Leased], *, is_asked_once: bool, holder: str = ""
+    ) -> None:  # fmt: skip
+        """Puts leases of `holder` into `leased`, if there are any units to be had.
 
         Who waits does not ask what another has asked since the last ring; who does not wait (`is_asked_once`) always asks.
         """
@@ -48,7 +50,7 @@ class Seat:
                 return
             generation = self.generation
             # Whoever is cancelled in the middle of it still learns what was leased, to give it back.
-            asking = asyncio.ensure_future(self._leases.fetch(self._tenant_id, actions, at_most))
+            asking = asyncio.ensure_future(self._leases.fetch(self._tenant_id, actions, at_most, holder))
             try:
                 leased += await asyncio.shield(asking)
             except asyncio.CancelledError:
@@ -56,7 +58,7 @@ class Seat:
                     leased += await asking
                 raise
             if len(leased) < at_most:
-                ends = await self._leases.next_end_seconds(self._tenant_id, actions)
+                ends = await self._leases.next_look_seconds(self._tenant_id, actions)
                 seconds = LOOK_SECONDS if ends is None else min(LOOK_SECONDS, max(ends, _LEASE_END_SECONDS_MIN))
                 self._empty[actions] = (generation, loop.time() + seconds)
 

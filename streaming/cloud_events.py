@@ -33,6 +33,7 @@ from uuid import UUID
 
 import orjson
 
+from event_store.disclosure import disclosed
 from event_store.tokens import InvalidToken, decode_token, encode_token
 from streaming.transport import Message
 
@@ -91,14 +92,14 @@ def stream_of(subject: str) -> str:
 
 
 def binary(message: Message, source: str = SOURCE_DEFAULT) -> tuple[dict[str, str], bytes]:
-    """(attributes, body) of a message. The body is its payload as stored."""
-    return _attributes(message, source), message.payload
+    """(attributes, body) of a message. The body is its payload as stored, but for what may not leave (`disclosed`)."""
+    return _attributes(message, source), disclosed(message.topic, message.payload)
 
 
 def structured_dict(message: Message, source: str = SOURCE_DEFAULT) -> dict[str, Any]:
-    """A message as a CloudEvent in one object, for `orjson.dumps`: `data` is the payload as stored, not parsed."""
+    """A message as a CloudEvent in one object, for `orjson.dumps`: `data` is what `binary` has as the body, not parsed."""
     document: dict[str, Any] = _attributes(message, source)
-    document["data"] = orjson.Fragment(message.payload)
+    document["data"] = orjson.Fragment(disclosed(message.topic, message.payload))
     return document
 
 

@@ -17,6 +17,7 @@ from event_store.store import EventStore
 from streaming.dead_letters import DeadLetters
 from streaming.delivery import Circumstances, Delivery, DeliveryLimits, Statistics, first_of
 from streaming.partitions import Lease, Partitions
+from streaming.progress import Progress, log_progress
 from streaming.transport import Handler, Message, partition_of
 
 PARTITIONS = 16
@@ -44,6 +45,10 @@ class EmbeddedTransport:
 
     async def close(self) -> None:
         """Does nothing: the connections are the store's."""
+
+    async def progress(self, group: str) -> Progress:
+        """See `streaming.progress.Ask`."""
+        return await log_progress(self._store.platform_pool, group)
 
     async def consume(
         self, group: str, handler: Handler, *, stop: asyncio.Event,

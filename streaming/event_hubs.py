@@ -20,7 +20,9 @@ from streaming.delivery import DeliveryLimits, Statistics, first_of
 from streaming.event_hubs_client import ANSWER_SECONDS_MAX, EventHub
 from streaming.event_hubs_consumer import Consumer, Reading
 from streaming.event_hubs_ownership import ALIVE_SECONDS, HEARTBEAT_SECONDS, Ownership, Where
+from streaming.event_hubs_progress import event_hubs_progress
 from streaming.event_hubs_publisher import Publisher
+from streaming.progress import Progress
 from streaming.transport import Handler, Message
 
 T = TypeVar("T")
@@ -91,6 +93,10 @@ class EventHubsTransport:
                     await task
             await ownership.leave()
             await consumer.close()
+
+    async def progress(self, group: str) -> Progress:
+        """See `streaming.progress.Ask`."""
+        return await event_hubs_progress(self._publisher, self._checkpoints, Where(*self._hub.address(), group))
 
     async def _asked(self, question: Callable[[], Awaitable[T]], group: str, stop: asyncio.Event) -> T | None:
         """What the hub says, as soon as it answers; None when stopped before."""

@@ -1,11 +1,10 @@
 # intent_ref: streaming.event-hubs-checkpoints
-"""Where consumers of an event hub note who reads what and how far they have come: PostgreSQL, or a blob container.
+"""Where consumers of an event hub note who reads what and how far they have come: PostgreSQL.
 
-Both are a `CheckpointStore` of the SDK. The one in PostgreSQL is the default, because the database is there anyway; it refuses
-a checkpoint of who has lost the partition, which a blob cannot.
+It is a `CheckpointStore` of the SDK, and the default, because the database is there anyway; the other one is in
+`streaming/event_hubs_blobs.py`. A checkpoint of who has lost the partition is refused.
 """
 
-import contextlib
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -109,30 +108,3 @@ class PostgresCheckpointStore(CheckpointStore):
             | {"offset": row["event_offset"], "sequence_number": row["sequence_number"]}
             for row in rows
         ]
-
-
-async def blob_checkpoint_store(connection: str, container: str, credential: Any = None) -> CheckpointStore:
-    """The SDK's store in a blob container, which is made where it is missing. To be closed by whoever asked for it.
-
-    `connection` is a connection string, or the account's `https://` address, for which `credential` is an
-    `AsyncTokenCredential`. Raises azure.core's `AzureError` where the account cannot be reached or refuses.
-    """
-    from azure.core.exceptions import ResourceExistsError
-    from azure.eventhub.extensions.checkpointstoreblobaio import BlobCheckpointStore
-    from azure.storage.blob.aio import ContainerClient
-
-    by_address = connection.startswith(("https://", "http://"))
-    client = (
-        ContainerClient(connection, container, credential=credential)
-        if by_address
-        else ContainerClient.from_connection_string(connection, container)
-    )
-    async with client:
-        with contextlib.suppress(ResourceExistsError):
-            await client.create_container()
-    store: CheckpointStore = (
-        BlobCheckpointStore(connection, container, credential=credential)
-        if by_address
-        else BlobCheckpointStore.from_connection_string(connection, container)
-    )
-    return store

@@ -34,18 +34,24 @@ def put(batch: EventDataBatch, message: Message, source: str, bytes_max: int) ->
 
 def message_of(event: EventData) -> Message:
     """The message behind an event; raises `NotAnEvent`, or `DataElsewhere` where the payload stayed behind."""
-    properties: Mapping[Any, Any] = event.properties or {}
-    attributes: dict[str, str] = {}
-    for name, value in properties.items():
-        text = _text(name)
-        if text.startswith(_PREFIXES):
-            attributes[text[len(PREFIX) :]] = _text(value)
+    attributes = attributes_of(event)
     body: Any = event.body  # sections of data, unless a stranger sent something else
     try:
         data = b"".join(body)
     except TypeError as fault:
         raise NotAnEvent(f"{fault}.") from fault
     return from_binary(attributes, data)
+
+
+def attributes_of(event: EventData) -> dict[str, str]:
+    """The CloudEvents attributes among an event's properties, without their prefix."""
+    properties: Mapping[Any, Any] = event.properties or {}
+    attributes: dict[str, str] = {}
+    for name, value in properties.items():
+        text = _text(name)
+        if text.startswith(_PREFIXES):
+            attributes[text[len(PREFIX) :]] = _text(value)
+    return attributes
 
 
 def _text(value: Any) -> str:

@@ -237,7 +237,11 @@ def _tag(row: Row) -> str | None:
     return None if tag is None else str(tag).strip('"')
 
 
-def _epoch(row: Row | None) -> int:
-    """The epoch in an owner's name. Where another consumer of the SDK was the owner there is none."""
-    number = "" if row is None else str(row["owner_id"] or "").partition("#")[2]
+def epoch_of(owner: str) -> int:
+    """The epoch in an owner's name. Where another consumer of the SDK is the owner there is none: 0."""
+    number = owner.partition("#")[2]
     return int(number) if number.isdigit() else 0
+
+
+def _epoch(row: Row | None) -> int:
+    return 0 if row is None else epoch_of(str(row["owner_id"] or ""))

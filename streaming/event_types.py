@@ -38,8 +38,6 @@ _MEANINGS: Final = {
     "module.registered": "A module was registered: its actions can be used in steps.",
     "module.changed": "A module can do something else now, or is reached in another way.",
     "module.removed": "A module was removed: no step can use its actions any more.",
-    "subscription.created": "Somebody outside subscribed to the tenant's events.",
-    "subscription.changed": "A subscription wants other events, or wants them elsewhere.",
     "subscription.deleted": "A subscription is gone; nothing is delivered for it any more.",
     "subscription.enabled": "A subscription that was disabled is delivered to again.",
     "subscription.paused": "Deliveries of a subscription wait.",

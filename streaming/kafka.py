@@ -12,6 +12,8 @@ from streaming.delivery import DeliveryLimits, Statistics
 from streaming.kafka_clients import KafkaSettings, quieten
 from streaming.kafka_consumer import KafkaMember
 from streaming.kafka_producer import KafkaPublisher
+from streaming.kafka_progress import kafka_progress
+from streaming.progress import Progress
 from streaming.transport import Handler, Message
 
 __all__ = ["KafkaSettings", "KafkaTransport"]
@@ -52,6 +54,10 @@ class KafkaTransport:
             self._dead_letters, self._limits,
         )  # fmt: skip
         await member.run()
+
+    async def progress(self, group: str) -> Progress:
+        """See `streaming.progress.Ask`."""
+        return await kafka_progress(self._settings, group)
 
     async def close(self) -> None:
         """Ends the producer. What `publish` has returned for is safe."""

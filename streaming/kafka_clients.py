@@ -129,6 +129,20 @@ async def ensure_topic(settings: KafkaSettings) -> None:
                 await admin.close()
 
 
+async def remove_topic(settings: KafkaSettings) -> None:
+    """Takes the topic away, with all that is in it; raises `KafkaError` where that is not allowed."""
+    admin = AIOKafkaAdminClient(**settings.connection())
+    try:
+        await admin.start()
+        code = (await admin.delete_topics([settings.topic])).topic_error_codes[0][1]
+        if code not in (0, UnknownTopicOrPartitionError.errno):
+            raise for_code(code)(f"{settings.topic} cannot be removed")
+    finally:
+        with contextlib.suppress(TimeoutError, KafkaError, OSError):
+            async with asyncio.timeout(_CLOSE_SECONDS_MAX):
+                await admin.close()
+
+
 async def end_producer(producer: AIOKafkaProducer) -> None:
     """Ends a producer whose messages nobody waits for any more.
 

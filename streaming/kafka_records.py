@@ -52,7 +52,12 @@ def message_of(headers: Iterable[tuple[str, bytes]], value: bytes | None) -> Mes
 
 def kafka_partition_of(key: str, partitions: int) -> int:
     """The partition of a key, as every Kafka client computes it: murmur2."""
-    return int(murmur2(key.encode()) & 0x7FFFFFFF) % partitions
+    return partition_of_bytes(key.encode(), partitions)
+
+
+def partition_of_bytes(key: bytes, partitions: int) -> int:
+    """The same, of a key as it travels."""
+    return int(murmur2(key) & 0x7FFFFFFF) % partitions
 
 
 def _record(key: str, attributes: dict[str, str], value: bytes) -> Record:

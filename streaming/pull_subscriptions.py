@@ -23,8 +23,10 @@ from domain.pull_subscription import (
     PullSubscription,
     PullSubscriptions,
     ReadLease,
+    evolve,
 )
 from domain.subscription import Start
+from domain.values import TenantId, pull_subscriptions_stream
 from event_store.faults import DATABASE_AWAY
 from event_store.records import RecordedEvent, StoreUnavailable
 from event_store.store import EventStore
@@ -84,7 +86,8 @@ class PullSubscriptionReader:
     async def pull(
         self, tenant_id: str, subscription: PullSubscription, at_most: int, lease_seconds: float, wait_seconds: float
     ) -> list[Pulled]:
-        """Up to `at_most` events in order, leased; where there is none, after `wait_seconds` at the latest with nothing.
+        """Up to `at_most` events in order, leased; where there is none, after `wait_seconds` at the latest with nothing, and
+        earlier when the subscription's terms change: then who asked asks again under the new ones.
 
         To be cancelled when nobody waits for the answer any more; what was leased in that moment comes again.
         """
@@ -100,6 +103,8 @@ class PullSubscriptionReader:
             async with self._following(tenant_id, subscription) as arrived:
                 while not pulled:
                     changed.clear()
+                    if not await self._still_holds(tenant_id, subscription):
+                        break
                     pulled = await self._pull(tenant_id, subscription, at_most, lease_seconds)
                     left = until - loop.time()
                     if pulled or left <= 0:
@@ -114,7 +119,7 @@ class PullSubscriptionReader:
     async def acknowledge(self, tenant_id: str, id: str, event_ids: Sequence[UUID], up_to: int | None) -> list[UUID]:
         """These, and all that are given out up to a position, are done; which were not done before. Whoever has the lease."""
         rows = await self._rows(_ACKNOWLEDGE, tenant_id, id, list(event_ids), up_to)
-        self._change(tenant_id, id)
+        self.changed(tenant_id, id)
         return [row[0] for row in rows]
 
     async def refuse(
@@ -127,7 +132,7 @@ class PullSubscriptionReader:
             _REFUSE, tenant_id, id, lease.event_id, lease.delivery, delay_seconds, why, subscription.terms.deliveries_max,
             DEAD_LETTERS_MAX,
         )  # fmt: skip
-        self._change(tenant_id, id)
+        self.changed(tenant_id, id)
         return came
 
     async def extend(self, tenant_id: str, id: str, leases: Sequence[ReadLease], seconds: float) -> dict[UUID, datetime]:
@@ -155,7 +160,7 @@ class PullSubscriptionReader:
     async def seek(self, tenant_id: str, id: str, start: PullStart) -> None:
         """Goes on from another place; what is given out at present is nobody's any more."""
         await self._rows(_SEEK, tenant_id, id, start.position, start.time)
-        self._change(tenant_id, id)
+        self.changed(tenant_id, id)
 
     async def purge(self, tenant_id: str, id: str, left: PullSubscriptions) -> None:
         """Takes away what a deleted subscription leaves, and what an earlier one left when its process died over it."""
@@ -164,7 +169,7 @@ class PullSubscriptionReader:
     async def _settled(self, tenant_id: str, id: str, event_ids: Sequence[UUID] | None, *, is_forgotten: bool) -> int:
         ids = None if event_ids is None else list(event_ids)
         number: int = await self._value(_SETTLE_LETTERS, tenant_id, id, ids, is_forgotten)
-        self._change(tenant_id, id)
+        self.changed(tenant_id, id)
         return number
 
     async def _pull(self, tenant_id: str, subscription: PullSubscription, at_most: int, lease_seconds: float) -> list[Pulled]:
@@ -215,8 +220,13 @@ class PullSubscriptionReader:
                 task.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
 
-    def _change(self, tenant_id: str, id: str) -> None:
-        """Wakes those of this process who wait for what others hold."""
+    async def _still_holds(self, tenant_id: str, subscription: PullSubscription) -> bool:
+        loaded = await self._store.load(TenantId(tenant_id), pull_subscriptions_stream(), evolve)
+        found = loaded.state.by_id.get(subscription.subscription_id) if loaded.state is not None else None
+        return found is None or found.version == subscription.version
+
+    def changed(self, tenant_id: str, id: str) -> None:
+        """Wakes those of this process who wait: something is to be given out again, or under other terms."""
         for changed in self._waiting.get((tenant_id, id), ()):
             changed.set()
 

@@ -1,38 +1,32 @@
 # intent_ref: streaming.relay
 """Publishes the log to a transport's broker: in order, nothing skipped, at least once.
 
-One relay of a name is at work at a time; others stand by, waiting for its lock, and take over when its connection ends. The
-checkpoint is stored on the connection that holds the lock, so one that has lost the lock cannot move it. What was published
-and not yet checkpointed is published again: the same event ids and positions.
+One relay of a name is at work at a time; others stand by, and take over when it dies or falls silent (`streaming/relay_lead.py`).
+What was published and not yet checkpointed is published again: the same event ids and positions.
 
 The embedded transport reads the log itself. Then the relay leads, publishes nothing and has no lag.
 """
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
-import asyncpg
 import structlog
 
 from event_store.faults import DATABASE_FAULTS
 from event_store.records import StoreUnavailable
 from event_store.store import EventStore, LogPage
+from streaming.relay_lead import Lead, checkpoint, leadership
 from streaming.transport import Message, Transport
 
-_LOCK = "SELECT pg_advisory_lock(20826, hashtext($1))"
-_CHECKPOINT = "SELECT position FROM quantum.relay_checkpoints WHERE relay = $1"
-_FIRST_CHECKPOINT = "INSERT INTO quantum.relay_checkpoints (relay, position) VALUES ($1, 0) ON CONFLICT DO NOTHING"
-_MOVE = "UPDATE quantum.relay_checkpoints SET position = $3, published_at = now() WHERE relay = $1 AND position = $2"
 _FAULTS: tuple[type[Exception], ...] = (*DATABASE_FAULTS, StoreUnavailable)
-_STATEMENT_SECONDS_MAX = 10.0
 _IDLE_SECONDS_MAX = 1.0
+_AFTER_LEAD_SECONDS = 0.5
+"""Before who has lost the lead asks for it again: those that stand by were not at fault, and are quicker."""
 _BACK_OFF_SECONDS = 0.1
 _BACK_OFF_SECONDS_MAX = 5.0
 _CHECKPOINT_SECONDS = 0.25
-_KEEPALIVES = {"tcp_keepalives_idle": "5", "tcp_keepalives_interval": "2", "tcp_keepalives_count": "3"}
 
 log = structlog.get_logger(__name__)
 
@@ -52,10 +46,6 @@ class Statistics:
     def lag(self) -> int:
         """How many positions the broker has not got yet; 0 for a relay that stands by."""
         return max(0, self.horizon - self.position) if self.leads else 0
-
-
-class _LostLead(ConnectionError):
-    """Another relay has moved the checkpoint."""
 
 
 class _Reading:
@@ -101,51 +91,36 @@ class Relay:
             return 0
         horizon = await self._store.horizon()
         try:
-            position = await self._store.platform_pool.fetchval(_CHECKPOINT, self._name)
+            position = await checkpoint(self._store.platform_pool, self._name)
         except _FAULTS as fault:
             raise StoreUnavailable(str(StoreUnavailable.__doc__)) from fault
-        return max(0, horizon - (position or 0))
+        return max(0, horizon - position)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Leads, or stands by to lead, until `stop` is set."""
-        pause = _BACK_OFF_SECONDS
+        pause = _AFTER_LEAD_SECONDS
         while not stop.is_set():
             try:
-                async with self._leadership(stop) as connection:
-                    if connection is not None:
-                        pause = _BACK_OFF_SECONDS
-                        await self._lead(connection, stop)
+                async with leadership(self._store.platform_dsn, self._name, stop) as lead:
+                    if lead is not None:
+                        pause = _AFTER_LEAD_SECONDS
+                        await lead.while_it_lasts(self._work(lead, stop))
             except _FAULTS as fault:
                 log.warning("the relay lost its lead or its database", relay=self._name, fault=repr(fault))
                 await _wait(stop, pause)
                 pause = min(pause * 2, _BACK_OFF_SECONDS_MAX)
 
-    @contextlib.asynccontextmanager
-    async def _leadership(self, stop: asyncio.Event) -> AsyncIterator[Any]:
-        """The connection that holds the lock, as soon as nobody else does; None when stopped before."""
-        connection = await asyncpg.connect(self._store.platform_dsn, timeout=10, server_settings=_KEEPALIVES)
-        locking = asyncio.ensure_future(connection.fetchval(_LOCK, self._name))
-        stopping = asyncio.ensure_future(stop.wait())
+    async def _work(self, lead: Lead, stop: asyncio.Event) -> None:
+        self.statistics.leads = True
         try:
-            await asyncio.wait((locking, stopping), return_when=asyncio.FIRST_COMPLETED)
-            if locking.done():
-                locking.result()
-                self.statistics.leads = True
-                yield connection
-            else:
-                yield None
+            await lead.begin()
+            await self._lead(lead, stop)
         finally:
             self.statistics.leads = False
-            for task in (locking, stopping):
-                task.cancel()
-            connection.terminate()
-            await asyncio.gather(locking, stopping, return_exceptions=True)
 
-    async def _lead(self, connection: Any, stop: asyncio.Event) -> None:
-        await connection.execute(_FIRST_CHECKPOINT, self._name, timeout=_STATEMENT_SECONDS_MAX)
-        stored: int = await connection.fetchval(_CHECKPOINT, self._name, timeout=_STATEMENT_SECONDS_MAX)
+    async def _lead(self, lead: Lead, stop: asyncio.Event) -> None:
         loop = asyncio.get_running_loop()
-        position, stored_at = stored, loop.time()
+        position, stored_at = lead.position, loop.time()
         self.statistics.position = position
         log.info("the relay leads", relay=self._name, position=position)
         reading = _Reading(self._store, self._batch_max)
@@ -157,20 +132,20 @@ class Relay:
                     page = await reading.page(position)
                     moved = page.next > position
                     self.statistics.horizon = max(page.next, self._store.known_horizon)
-                    if page.events and not await self._publish([Message.of(event) for event in page.events], connection, stop):
+                    if page.events and not await self._publish([Message.of(event) for event in page.events], stop):
                         break
                     position = self.statistics.position = page.next
-                if position > stored and (not moved or loop.time() - stored_at > _CHECKPOINT_SECONDS):
-                    await self._move(connection, stored, position)
-                    stored, stored_at = position, loop.time()
+                if position > lead.position and (not moved or loop.time() - stored_at > _CHECKPOINT_SECONDS):
+                    await lead.move(position)
+                    stored_at = loop.time()
                 if not moved:
-                    await self._idle(connection, generation, stop)
+                    await self._idle(generation, stop)
         finally:
             await reading.close()
-        if position > stored:
-            await self._move(connection, stored, position)
+        if position > lead.position:
+            await lead.move(position)
 
-    async def _publish(self, messages: list[Message], connection: Any, stop: asyncio.Event) -> bool:
+    async def _publish(self, messages: list[Message], stop: asyncio.Event) -> bool:
         """Until the transport has all of them; False when stopped before. A broker that is away costs nothing but lag."""
         loop = asyncio.get_running_loop()
         back_off = _BACK_OFF_SECONDS
@@ -183,7 +158,6 @@ class Relay:
                 log.warning("the broker is away; publishing waits", relay=self._name, fault=repr(fault), seconds=back_off)
                 await _wait(stop, back_off)
                 back_off = min(back_off * 2, _BACK_OFF_SECONDS_MAX)
-                await connection.execute("SELECT 1", timeout=_STATEMENT_SECONDS_MAX)
                 self.statistics.horizon = await self._store.horizon()  # the log goes on growing, and somebody should see it
                 continue
             self.statistics.published += len(messages)
@@ -191,21 +165,15 @@ class Relay:
             return True
         return False
 
-    async def _move(self, connection: Any, stored: int, position: int) -> None:
-        if await connection.execute(_MOVE, self._name, stored, position, timeout=_STATEMENT_SECONDS_MAX) != "UPDATE 1":
-            raise _LostLead(f"the checkpoint is no longer at {stored}")
-
-    async def _idle(self, connection: Any, generation: int, stop: asyncio.Event) -> None:
-        """Waits for the log to grow, and finds out whether the lock's connection still lives."""
+    async def _idle(self, generation: int, stop: asyncio.Event) -> None:
+        """Waits for the log to grow."""
         waking = asyncio.ensure_future(self._store.wakeups.wait(_IDLE_SECONDS_MAX, since=generation))
         stopping = asyncio.ensure_future(stop.wait())
         try:
-            done, _ = await asyncio.wait((waking, stopping), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((waking, stopping), return_when=asyncio.FIRST_COMPLETED)
         finally:
             waking.cancel()
             stopping.cancel()
-        if waking in done and not waking.result():
-            await connection.execute("SELECT 1", timeout=_STATEMENT_SECONDS_MAX)
 
 
 async def _wait(stop: asyncio.Event, seconds: float) -> None:

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from domain.subscription_rules import matches
 from streaming.delivery import Statistics
+from streaming.progress import ClassedProgress, Progress
 from streaming.transport import Handler, Message, Transport
 
 
@@ -42,6 +43,10 @@ class Part(Transport, Protocol):
     """A transport of one class, and what it counts."""
 
     statistics: Statistics
+
+    async def progress(self, group: str) -> Progress:
+        """See `streaming.progress.Ask`."""
+        ...
 
 
 Make = Callable[[str, Callable[[str], bool]], Part]
@@ -90,6 +95,13 @@ class ClassedTransport:
                     members.create_task(part.consume(group, one_at_a_time, stop=stop, topics=topics, batch_max=batch_max))
         except BaseExceptionGroup as faults:
             raise faults.exceptions[0] from faults
+
+    async def progress(self, group: str) -> Progress:
+        """See `streaming.progress.Ask`."""
+        found = await asyncio.gather(*(part.progress(group) for part in self._parts.values()))
+        return ClassedProgress(
+            lambda key: self._classes.topic_of(key.partition("/")[0]), dict(zip(self._parts, found, strict=True))
+        )
 
     async def close(self) -> None:
         """Closes all of them."""

@@ -59,6 +59,7 @@ async def _scenario(client: Client) -> None:
     await _ask(client, "POST", "/modules", {"name": "scanner", **module})
     await _ask(client, "DELETE", "/modules/scanner")
     pulled = await _ask(client, "POST", "/pull-subscriptions", {"types": ["quantum.execution.*"], "from": "beginning"})
+    await _ask(client, "PATCH", f"/pull-subscriptions/{pulled['id']}", {"lease": 120, "max_deliveries": 20})
     await _ask(client, "DELETE", f"/pull-subscriptions/{pulled['id']}")
     for what in ("suspend", "reactivate"):
         await _ask(client, "POST", f"/tenants/{TENANT}/{what}", {"reason": "unpaid"} if what == "suspend" else {})

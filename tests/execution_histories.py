@@ -52,7 +52,7 @@ LOOPS: list[dict[str, Any]] = [
 ]  # fmt: skip
 CHILDREN: list[dict[str, Any]] = [
     {"action": "make", "compensate": "remove"},
-    {"id": "release", "workflow": "release@2", "depends_on": []},
+    {"id": "release", "workflow": "release@2", "depends_on": [], "timeouts": {"total": "1h"}, "on_failure": "continue"},
     {"id": "all", "workflow": {"name": "part", "inputs": {"name": "${{ item }}"}}, "foreach": ["x", "y", "z"]},
     {"action": "tell", "depends_on": ["make", "release", "all"]},
 ]
@@ -145,6 +145,8 @@ def _of_run(identity: ExecutionId, run_id: StepId, run: StepRun, at: datetime) -
         if run.waiting.reason == "approval":
             found += 2 * [asking.ApproveStep(**run_of, by="ada", roles=roles, comment="yes")]
             found.append(asking.RejectStep(**run_of, by="ada", roles=roles))
+        if run.limits is not None and run.limits.expires_at is not None:
+            found.append(asking.ExpireStep(**{**run_of, "at": max(at, run.limits.expires_at)}, gate=None))
         if run.waiting.reason == "child":
             found.append(asking.FailGate(**run_of, gate=gate, error=BROKEN))
         else:

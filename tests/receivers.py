@@ -2,6 +2,7 @@
 """Receivers of webhooks for tests: a real HTTP server on loopback that answers as it is told, and keeps what it got."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -95,10 +96,12 @@ class Receiver:
 
 
 @asynccontextmanager
-async def receiver(answer: Callable[[Received], Answer] | None = None) -> AsyncIterator[Receiver]:
-    """A receiver that answers 200 unless told otherwise."""
+async def receiver(
+    answer: Callable[[Received], Answer] | None = None, *, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Receiver]:  # fmt: skip
+    """A receiver that answers 200 unless told otherwise; over TLS with a context of a server."""
     made = Receiver(answer or (lambda _got: Answer()))
-    server = await asyncio.start_server(made.serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(made.serve, "127.0.0.1", 0, ssl=tls)
     made.port = server.sockets[0].getsockname()[1]
     try:
         yield made

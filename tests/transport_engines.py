@@ -15,15 +15,20 @@ from streaming.event_hubs import EventHubsTransport
 from streaming.event_hubs_checkpoints import PostgresCheckpointStore
 from streaming.event_hubs_client import EventHub
 from streaming.kafka import KafkaSettings, KafkaTransport
+from streaming.progress import Progress
 from streaming.transport import Transport
 from tests.event_hubs import EventHubsServer
 from tests.kafka_broker import KafkaBroker, kafka_broker
 
 
 class MeasuredTransport(Transport, Protocol):
-    """A transport, and what it counts."""
+    """A transport, what it counts, and how far its groups have come."""
 
     statistics: Statistics
+
+    async def progress(self, group: str) -> Progress:
+        """See `streaming.progress.Ask`."""
+        ...
 
 
 class Engine(Protocol):

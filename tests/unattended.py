@@ -2,18 +2,24 @@
 """What tests of schedules and triggers share: a clock that stands until it is set, and a tenant with the schedule saga."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from access.start_limits import StartLimits
+from access.start_rate import StartRate
+from access.tenant_directory import TenantDirectory
 from commands.custom_event import EmitEvent
 from commands.execution import StartExecution
 from commands.handle import Envelope, Outcome, Shell, handle
 from commands.intent import CreateIntent, ReviseIntent
+from commands.tenant import RegisterTenant, SetTenantLimits
 from domain import execution
 from domain.definition import Rules
 from domain.execution import Execution
 from domain.execution_events import ExecutionStarted
 from domain.intent import Intent
+from domain.tenant_limits import NO_LIMITS, TenantLimits
 from domain.values import ExecutionId, IntentId, StepId, TenantId, execution_stream
 from event_store.ids import uuid7
 from event_store.records import RecordedEvent
@@ -50,9 +56,30 @@ class Land:
     def __init__(self, store: EventStore, tenant: str, clock: StandingClock | None = None) -> None:
         self.store, self.tenant, self.clock = store, TenantId(tenant), clock or StandingClock()
         self.shell = Shell(store, builtin(in_process(HttpModules(allow_private=True), sandbox=True)), Rules())
+        limits = StartLimits(TenantDirectory(store), store.platform_pool, StartRate(), NO_LIMITS)
+        self.shell = replace(self.shell, may_start=limits.may_start)
         self.saga = ScheduleSaga(self.shell, EmbeddedTransport(store), self.clock)
         self.triggers = TriggerSaga(self.shell, EmbeddedTransport(store), clock=self.clock)
         self._positions = {"schedules": 0, "triggers": 0}
+
+    async def registered(self) -> None:
+        """The tenant, without limits yet."""
+        await handle(self.shell, RegisterTenant(tenant_id=self.tenant, name=self.tenant, at=self.clock()), self.envelope())
+
+    async def limit(self, **limits: Any) -> None:
+        """What the tenant may have under way from now on."""
+        command = SetTenantLimits(tenant_id=self.tenant, limits=TenantLimits(**limits), at=self.clock())
+        await handle(self.shell, command, self.envelope())
+
+    async def used_up(self) -> None:
+        """A tenant that may have one execution under way, and has: others are refused."""
+        await self.registered()
+        await self.limit(concurrent_executions=1, on_exceeded="reject")
+        await self.store.platform_pool.execute("INSERT INTO quantum.saga_admissions VALUES ($1, 'e-0')", self.tenant)
+
+    async def freed(self) -> None:
+        """It may have as many as it likes."""
+        await self.limit()
 
     def envelope(self) -> Envelope:
         """Somebody asks, in this tenant."""

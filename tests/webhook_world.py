@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import itertools
 import random
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -66,15 +67,21 @@ class World:
         return outcome.state
 
     async def subscribe(
-        self, url: str, start: Start = BEGINNING, *, types: tuple[str, ...] = ("quantum.execution.*",), **terms: Any
-    ) -> tuple[SubscriptionId, str]:
+        self, url: str, start: Start = BEGINNING, *, types: tuple[str, ...] = ("quantum.execution.*",),
+        headers: dict[str, str] | None = None, **terms: Any,
+    ) -> tuple[SubscriptionId, str]:  # fmt: skip
         """(id, secret) of a new subscription."""
         id = SubscriptionId(str(uuid7()))
-        secret_id, secret = await self.secrets(self.store.tenant_pool).make(self.tenant, id)
+        secrets = self.secrets(self.store.tenant_pool)
+        secret_id, secret = await secrets.make(self.tenant, id)
+        headers_id = SecretId(await secrets.keep_headers(self.tenant, id, headers)) if headers else None
         made = Terms(url, types, **terms)
         await self.command(
-            CreateSubscription(subscription_id=id, terms=made, start=start, secret_id=SecretId(secret_id), at=self.clock())
-        )
+            CreateSubscription(
+                subscription_id=id, terms=made, start=start, secret_id=SecretId(secret_id), headers=headers or {},
+                headers_id=headers_id, at=self.clock(),
+            )
+        )  # fmt: skip
         return id, secret
 
     def secrets(self, pool: Any) -> SubscriptionSecrets:
@@ -122,7 +129,9 @@ class World:
     def requests(self) -> DeliveryRequests:
         return DeliveryRequests(self.store.tenant_pool)
 
-    def dispatcher(self, *, network: Any = None, timeout_seconds: float = 5.0, **limits: Any) -> Dispatcher:
+    def dispatcher(
+        self, *, network: Any = None, timeout_seconds: float = 5.0, tls: ssl.SSLContext | None = None, **limits: Any
+    ) -> Dispatcher:
         """A deliverer that does not run yet."""
 
         async def disable(tenant_id: str, subscription_id: str, reason: str, detail: str, at: datetime) -> None:
@@ -131,8 +140,9 @@ class World:
             await handle(self.shell, command, envelope)
 
         sender = Sender(
-            network or CheckedNetwork(allow_private=True), (AddressForbidden,), timeout_seconds=timeout_seconds, clock=self.clock
-        )
+            network or CheckedNetwork(allow_private=True), (AddressForbidden,), timeout_seconds=timeout_seconds, clock=self.clock,
+            tls=tls,
+        )  # fmt: skip
         quick = {"poll_seconds": 0.02, "tend_seconds": 0.02, "grace_seconds": 0.5, **limits}
         secrets = self.secrets(self.store.platform_pool)
         made = Dispatcher(self.store, secrets, sender, disable, clock=self.clock, limits=Limits(**quick), chance=random.Random(1))

@@ -2,7 +2,7 @@
 """Routes that ask for deliveries: a test, one delivery once more, everything since a moment."""
 
 from datetime import datetime
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, Protocol, TypedDict
 from uuid import UUID
 
 import orjson
@@ -13,32 +13,40 @@ from starlette.responses import Response
 
 from access.gate import Gate
 from access.http import subscription_documents as documents
+from access.http.headers import REPLAYED, command_identity
 from access.http.json_body import parse_object, validated
 from access.http.operations import Answer
 from access.http.problems import Problem
 from access.http.routing import GuardedRoutes
 from access.principal import Access
 from access.roles import SUBSCRIPTIONS_WRITE
-from commands.handle import Shell
+from commands.handle import IdempotencyKeyReused, Shell
 from domain.refusals import Fault, Invalid, NotFound
 from write_api.subscriptions import known_subscription, read_start, subscription_of
-from write_api.writing import Nothing, no_body
+from write_api.writing import KEY_HEADERS, REPLAY, Nothing, no_body
 
-Asked = Literal["accepted", "unknown", "busy"]
+Asked = Literal["accepted", "repeated", "reused", "unknown", "busy"]
 
 
 class Requests(Protocol):
-    """What may be asked of the deliverer (`streaming.webhooks.requests`)."""
+    """What may be asked of the deliverer (`streaming.webhooks.requests`), once for each command id where there is a hash."""
 
-    async def test(self, tenant_id: str, subscription_id: str) -> tuple[Asked, UUID]:
-        """A test delivery and its id."""
+    async def test(
+        self, tenant_id: str, subscription_id: str, *, command_id: UUID, request_hash: str | None
+    ) -> tuple[Asked, UUID | None]:
+        """A test delivery, and its id."""
         ...
 
-    async def redeliver(self, tenant_id: str, subscription_id: str, delivery_id: UUID) -> Asked:
-        """One delivery again."""
+    async def redeliver(
+        self, tenant_id: str, subscription_id: str, delivery_id: UUID, *, command_id: UUID, request_hash: str | None
+    ) -> tuple[Asked, UUID | None]:
+        """One delivery again, and its id."""
         ...
 
-    async def rewind(self, tenant_id: str, subscription_id: str, position: int | None, since: datetime | None) -> Asked:
+    async def rewind(
+        self, tenant_id: str, subscription_id: str, position: int | None, since: datetime | None, *,
+        command_id: UUID, request_hash: str | None,
+    ) -> tuple[Asked, UUID | None]:  # fmt: skip
         """All since a position or a time again."""
         ...
 
@@ -57,7 +65,7 @@ class Redelivery(BaseModel):
     position: str | None = None
 
 
-_ASKED: Final = Answer(202, "It will be delivered.", documents.DeliveryRequested)
+_ASKED: Final = Answer(202, "It will be delivered.", documents.DeliveryRequested, at_times=REPLAY)
 
 
 def deliveries_router(shell: Shell, gate: Gate, requests: Requests) -> APIRouter:
@@ -66,45 +74,60 @@ def deliveries_router(shell: Shell, gate: Gate, requests: Requests) -> APIRouter
 
     @routes.tenant(
         "POST", "/subscriptions/{subscription_id}/test", SUBSCRIPTIONS_WRITE, summary="Send a test", body=Nothing,
-        body_required=False, answers=(_ASKED,), refusals=(409,),
+        body_required=False, headers=KEY_HEADERS, answers=(_ASKED,), refusals=(409,),
     )  # fmt: skip
     async def send_test(request: Request, access: Access) -> Response:
         """POSTs an event of the type `quantum.subscription.test.v1` once, also while paused or disabled."""
-        await no_body(request)
+        which = _identity(request, access, await no_body(request))
         id = subscription_of(request)
         await known_subscription(shell, access, id)
-        asked, delivery_id = await requests.test(access.tenant_id, id)
-        return _accepted(asked, delivery_id, id)
+        return _accepted(await requests.test(access.tenant_id, id, **which), id)
 
     @routes.tenant(
         "POST", "/subscriptions/{subscription_id}/redeliver", SUBSCRIPTIONS_WRITE, summary="Deliver again", body=Redelivery,
-        answers=(_ASKED,), refusals=(409,),
+        headers=KEY_HEADERS, answers=(_ASKED,), refusals=(409,),
     )  # fmt: skip
     async def redeliver(request: Request, access: Access) -> Response:
         """One delivery of the log of deliveries, out of turn; or everything since a time or position, in order."""
-        body = validated(Redelivery, parse_object(await request.body()))
+        raw = await request.body()
+        body = validated(Redelivery, parse_object(raw))
+        which = _identity(request, access, raw)
         id = subscription_of(request)
         await known_subscription(shell, access, id)
         if len(body.model_fields_set) != 1:
             raise Invalid([Fault("", "Say exactly one of event_id, delivery_id, since and position.", "one-of")])
         if body.since is not None or body.position is not None:
             start = read_start(body.since, "/since") if body.since is not None else read_start(str(body.position), "/position")
-            return _accepted(await requests.rewind(access.tenant_id, id, start.position, start.time), None, id)
+            return _accepted(await requests.rewind(access.tenant_id, id, start.position, start.time, **which), id)
         delivery_id = _uuid(body.delivery_id, "/delivery_id") if body.event_id is None else (
             requests.delivery_of(_uuid(body.event_id, "/event_id"), id)
         )  # fmt: skip
-        return _accepted(await requests.redeliver(access.tenant_id, id, delivery_id), delivery_id, id)
+        return _accepted(await requests.redeliver(access.tenant_id, id, delivery_id, **which), id)
 
     return routes.router
 
 
-def _accepted(asked: Asked, delivery_id: UUID | None, id: str) -> Response:
+class _Which(TypedDict):
+    command_id: UUID
+    request_hash: str | None
+
+
+def _identity(request: Request, access: Access, raw: bytes) -> _Which:
+    identity = command_identity(request, access.tenant_id, access.principal, raw)
+    return {"command_id": identity.command_id, "request_hash": identity.request_hash}
+
+
+def _accepted(answer: tuple[Asked, UUID | None], id: str) -> Response:
+    asked, delivery_id = answer
+    if asked == "reused":
+        raise IdempotencyKeyReused
     if asked == "busy":
         raise Problem("too-many-requests", f"The subscription {id} has as many requests waiting as it may have. Try again later.")
     if asked == "unknown":
         raise NotFound("delivery", str(delivery_id), "in the log of deliveries")
     document = {"delivery_id": None if delivery_id is None else str(delivery_id)}
-    return Response(orjson.dumps(document), 202, media_type="application/json")
+    headers = {REPLAYED: "true"} if asked == "repeated" else {}
+    return Response(orjson.dumps(document), 202, headers, "application/json")
 
 
 def _uuid(text: str | None, place: str) -> UUID:

@@ -154,7 +154,9 @@ def modules_router(shell: Shell, gate: Gate, *, clock: Clock = utc_now) -> APIRo
             name=ModuleName(body.name), actions=_actions(body.actions), transport=_transport(body.transport), at=clock()
         )
         outcome = await obey(request, access, command, raw)
-        return written(201, _document(outcome, body.name), outcome, location=f"{API_PREFIX}/modules/{body.name}")
+        unasked = None if command.transport.url is None else {"state": "closed", "processes": []}
+        document = {**_document(outcome, body.name), "circuit": unasked}
+        return written(201, document, outcome, location=f"{API_PREFIX}/modules/{body.name}")
 
     @routes.tenant(
         "PUT", "/modules/{name}", MODULES_WRITE, summary="Change a module", body=ModuleDescription, headers=KEY_HEADERS,

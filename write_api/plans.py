@@ -19,8 +19,9 @@ from access.http.routing import GuardedRoutes
 from access.principal import Access
 from access.roles import INTENTS_READ
 from commands.execution import StartExecution
-from commands.execution_start import decide_start
+from commands.execution_start import begun, startable
 from commands.handle import Shell, actions_of
+from commands.kept_inputs import judged_inputs
 from domain import intent
 from domain.documents import retry_document
 from domain.execution_events import ExecutionStarted, StepExpanded, StepStarted, StepWaiting
@@ -66,14 +67,15 @@ def plans_router(shell: Shell, gate: Gate, *, clock: Clock = utc_now) -> APIRout
             tenant_id=access.tenant_id, at=clock(),
         )  # fmt: skip
         catalogue = await actions_of(shell, access.tenant_id)
-        events = decide_start(loaded.state, command, catalogue, shell.rules)
+        start = startable(loaded.state, command, catalogue, shell.rules)
+        events = begun(start, command, await judged_inputs(start, command, shell.inputs, access.tenant_id)).events
         started = events[0]
         assert isinstance(started, ExecutionStarted), "a start begins with the start"
         if wanted in _DRAWINGS:
             draw, media_type = _DRAWINGS[wanted]
             return Response(draw([drawn(step) for step in started.steps]), media_type=media_type)
-        begun = {event.step for event in events if isinstance(event, StepStarted | StepWaiting | StepExpanded)}
-        return Response(orjson.dumps(plan_document(started, begun)), media_type="application/json")
+        first = {event.step for event in events if isinstance(event, StepStarted | StepWaiting | StepExpanded)}
+        return Response(orjson.dumps(plan_document(started, first)), media_type="application/json")
 
     return routes.router
 

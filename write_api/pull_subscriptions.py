@@ -1,7 +1,7 @@
 # intent_ref: write-api.pull-subscriptions
-"""Routes that make pull subscriptions and take them away."""
+"""Routes that make pull subscriptions, change them and take them away."""
 
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
@@ -10,14 +10,14 @@ from starlette.responses import Response
 
 from access.gate import Gate
 from access.http import pull_documents as documents
-from access.http.headers import command_identity
+from access.http.headers import command_identity, entity_tag, expected_versions
 from access.http.json_body import parse_object, validated
 from access.http.operations import Answer
 from access.http.routing import API_PREFIX, GuardedRoutes
 from access.principal import Access
 from access.roles import SUBSCRIPTIONS_WRITE
 from commands.handle import Shell, handle
-from commands.pull_subscription import CreatePullSubscription, DeletePullSubscription
+from commands.pull_subscription import ChangePullSubscription, CreatePullSubscription, DeletePullSubscription
 from domain.documents import pull_subscription_document
 from domain.pull_subscription import (
     DELIVERIES_MAX,
@@ -36,6 +36,7 @@ from write_api.subscriptions import read_start
 from write_api.writing import KEY_HEADERS, REPLAY, WRITTEN, Clock, envelope, gone, utc_now, written
 
 PATH: Final = "/pull-subscriptions/{subscription_id}"
+_TERMS: Final = {"lease": "lease_seconds", "max_deliveries": "deliveries_max", "max_unacknowledged": "unacknowledged_max"}
 FROM_MEANING: Final = "`now`, `beginning`, an RFC 3339 time, or a position (`Quantum-Position`, or an event's `position`)."
 
 
@@ -55,6 +56,28 @@ class NewPullSubscription(BaseModel):
     )
     max_deliveries: int = Field(5, ge=1, le=DELIVERIES_MAX, description="Deliveries in vain that make an event a dead letter.")
     max_unacknowledged: int = Field(1_000, ge=1, le=UNACKNOWLEDGED_MAX, description="Events that may be given out at a time.")
+
+
+class PullTermsBody(BaseModel):
+    """What a change may change; what is left out stays as it is."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, json_schema_extra={"examples": [{"lease": 120, "max_deliveries": 20}]}
+    )  # fmt: skip
+    types: list[str] = Field(["*"], description="Patterns of event types, with their version or without.")
+    subjects: list[str] = Field([], description="Patterns of subjects; none: all.")
+    description: str | None = None
+    lease: float = Field(30, ge=1, le=LEASE_SECONDS_MAX, description="Seconds an event is the reader's.")
+    max_deliveries: int = Field(5, ge=1, le=DELIVERIES_MAX, description="Deliveries in vain that make a dead letter.")
+    max_unacknowledged: int = Field(1_000, ge=1, le=UNACKNOWLEDGED_MAX, description="Events that may be given out at a time.")
+
+    def changes(self) -> dict[str, Any]:
+        """What is said, as the terms name it."""
+        terms = {
+            "types": tuple(self.types), "subjects": tuple(self.subjects), "description": self.description,
+            "lease": self.lease, "max_deliveries": self.max_deliveries, "max_unacknowledged": self.max_unacknowledged,
+        }  # fmt: skip
+        return {_TERMS.get(name, name): value for name, value in terms.items() if name in self.model_fields_set}
 
 
 class Place(BaseModel):
@@ -77,16 +100,23 @@ class Keeping(Protocol):
         """Goes on from another place."""
         ...
 
+    def changed(self, tenant_id: str, id: str) -> None:
+        """Lets those who wait for events look again, under the terms that hold now."""
+        ...
+
     async def purge(self, tenant_id: str, id: str, left: PullSubscriptions) -> None:
         """Takes away what a deleted subscription leaves."""
         ...
 
 
-_MADE: Final = Answer(201, "The pull subscription.", documents.PullSubscription, headers=(*WRITTEN, "Location"), at_times=REPLAY)
+_MADE: Final = Answer(
+    201, "The pull subscription.", documents.PullSubscription, headers=(*WRITTEN, "Location", "ETag"), at_times=REPLAY
+)
+_CHANGED: Final = Answer(200, "The pull subscription.", documents.PullSubscription, headers=(*WRITTEN, "ETag"), at_times=REPLAY)
 
 
 def pull_subscriptions_router(shell: Shell, gate: Gate, keeping: Keeping, *, clock: Clock = utc_now) -> APIRouter:
-    """`POST /pull-subscriptions`, and `DELETE` and `…/seek` of one."""
+    """`POST /pull-subscriptions`, and `PATCH`, `DELETE` and `…/seek` of one."""
     routes = GuardedRoutes(gate, "pull subscriptions")
 
     @routes.tenant(
@@ -94,7 +124,7 @@ def pull_subscriptions_router(shell: Shell, gate: Gate, keeping: Keeping, *, clo
         headers=KEY_HEADERS, answers=(_MADE,), refusals=(409,),
     )  # fmt: skip
     async def make_pull_subscription(request: Request, access: Access) -> Response:
-        """From then on its events wait to be fetched with `…/pull`. The terms hold for good: who wants others makes another."""
+        """From then on its events wait to be fetched with `…/pull`. The order holds for good; everything else can be changed."""
         raw = await request.body()
         body = validated(NewPullSubscription, parse_object(raw))
         start = await keeping.start(access.tenant_id, read_start(body.begins))
@@ -106,8 +136,28 @@ def pull_subscriptions_router(shell: Shell, gate: Gate, keeping: Keeping, *, clo
         )  # fmt: skip
         command = CreatePullSubscription(subscription_id=id, terms=terms, start=start, at=clock())
         outcome = await handle(shell, command, envelope(request, access.tenant_id, access.principal, identity))
-        document = pull_subscription_document(outcome.state.by_id[id])
-        return written(201, document, outcome, location=f"{API_PREFIX}/pull-subscriptions/{id}")
+        found = outcome.state.by_id[id]
+        location = f"{API_PREFIX}/pull-subscriptions/{id}"
+        return written(201, pull_subscription_document(found), outcome, tag=entity_tag(found.version), location=location)
+
+    @routes.tenant(
+        "PATCH", PATH, SUBSCRIPTIONS_WRITE, summary="Change a pull subscription", body=PullTermsBody,
+        headers=("If-Match", *KEY_HEADERS), answers=(_CHANGED,), refusals=(412,),
+    )  # fmt: skip
+    async def change_pull_subscription(request: Request, access: Access) -> Response:
+        """What is left out stays. It holds for pulls from now on: what is given out stays so, for as long as it was to.
+        `If-Match` may be sent and then counts.
+        """
+        expected = expected_versions(request) if "if-match" in request.headers else None
+        raw = await request.body()
+        body = validated(PullTermsBody, parse_object(raw))
+        id = SubscriptionId(request.path_params["subscription_id"])
+        identity = command_identity(request, access.tenant_id, access.principal, raw)
+        command = ChangePullSubscription(subscription_id=id, expected=expected, at=clock(), **body.changes())
+        outcome = await handle(shell, command, envelope(request, access.tenant_id, access.principal, identity))
+        found = outcome.state.by_id[id]
+        keeping.changed(access.tenant_id, id)
+        return written(200, pull_subscription_document(found), outcome, tag=entity_tag(found.version))
 
     @routes.tenant(
         "DELETE", PATH, SUBSCRIPTIONS_WRITE, summary="Delete a pull subscription",

@@ -117,7 +117,7 @@ def pulling_router(shell: Shell, gate: Gate, reader: Reader) -> APIRouter:
 
     @routes.tenant(
         "POST", f"{PATH}/pull", SUBSCRIPTIONS_WRITE, summary="Fetch events", body=Pull, body_required=False,
-        answers=(Answer(200, "Events, each under a lease.", documents.PulledPage),),
+        answers=(Answer(200, "Events, each under a lease.", documents.PulledPage),), refusals=(429,),
     )  # fmt: skip
     async def pull(request: Request, access: Access) -> Response:
         """Answers as soon as there is any. An event that is not acknowledged before its lease ends is given out again."""

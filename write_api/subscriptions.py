@@ -1,7 +1,7 @@
 # intent_ref: write-api.subscriptions
 """Routes that make subscriptions, change them, and ask for deliveries."""
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from access.gate import Gate
 from access.http import subscription_documents as documents
-from access.http.headers import command_identity
+from access.http.headers import command_identity, entity_tag, expected_versions
 from access.http.json_body import parse_object, validated
 from access.http.operations import Answer
 from access.http.routing import API_PREFIX, GuardedRoutes
@@ -31,11 +31,12 @@ from commands.subscription import (
     SubscriptionCommand,
 )
 from domain.documents import subscription_document
-from domain.refusals import Fault, Invalid, NotFound, Refusal
+from domain.refusals import Fault, Invalid, NotFound
 from domain.subscription import Start, Subscription, Subscriptions, Terms, evolve
-from domain.values import SecretId, SubscriptionId, TenantId, subscriptions_stream
+from domain.values import SubscriptionId, TenantId, subscriptions_stream
 from event_store.subscription_secrets import SubscriptionSecrets
 from event_store.tokens import InvalidToken, decode_token
+from write_api.sealing import Kept
 from write_api.writing import KEY_HEADERS, REPLAY, WRITTEN, Clock, Nothing, envelope, gone, no_body, utc_now, written
 
 
@@ -51,7 +52,9 @@ class TermsBody(BaseModel):
     description: str | None = None
     order: Literal["per-subject", "parallel"] = "per-subject"
     max_in_flight: int = Field(10, description="Requests under way at a time, 1 to 100.")
-    headers: dict[str, str] | None = Field(None, description="Sent with every delivery. They are no place for credentials.")
+    headers: dict[str, str] | None = Field(
+        None, description="Sent with every delivery. They may be credentials: nothing ever shows more of them than their names."
+    )
 
 
 class NewSubscription(TermsBody):
@@ -76,15 +79,19 @@ class Rotation(BaseModel):
 
 
 _MADE: Final = Answer(
-    201, "The subscription and its secret.", documents.SubscriptionWithSecret, headers=(*WRITTEN, "Location"), at_times=REPLAY
-)
+    201, "The subscription and its secret.", documents.SubscriptionWithSecret, headers=(*WRITTEN, "Location", "ETag"),
+    at_times=REPLAY,
+)  # fmt: skip
 _ROTATED: Final = Answer(
-    200, "The subscription and its new secret.", documents.SubscriptionWithSecret, headers=WRITTEN, at_times=REPLAY
+    200, "The subscription and its new secret.", documents.SubscriptionWithSecret, headers=(*WRITTEN, "ETag"), at_times=REPLAY
 )
-_CHANGED: Final = Answer(200, "The subscription.", documents.Subscription, headers=WRITTEN, at_times=REPLAY)
+_CHANGED: Final = Answer(200, "The subscription.", documents.Subscription, headers=(*WRITTEN, "ETag"), at_times=REPLAY)
 _STEERED: Final[dict[str, Any]] = {
     "body": Nothing, "body_required": False, "headers": KEY_HEADERS, "answers": (_CHANGED,), "refusals": (409,),
 }  # fmt: skip
+
+
+Obey = Callable[[Request, Access, SubscriptionCommand, bytes], Awaitable[Outcome[Subscriptions]]]
 
 
 def subscriptions_router(shell: Shell, gate: Gate, secrets: SubscriptionSecrets, *, clock: Clock = utc_now) -> APIRouter:
@@ -95,10 +102,6 @@ def subscriptions_router(shell: Shell, gate: Gate, secrets: SubscriptionSecrets,
         identity = command_identity(request, access.tenant_id, access.principal, raw)
         return await handle(shell, command, envelope(request, access.tenant_id, access.principal, identity))
 
-    async def steer(request: Request, access: Access, command: SubscriptionCommand) -> Response:
-        outcome = await obey(request, access, command, await no_body(request))
-        return written(200, subscription_document(_found(outcome, command.subscription_id)), outcome)
-
     @routes.tenant(
         "POST", "/subscriptions", SUBSCRIPTIONS_WRITE, summary="Subscribe", body=NewSubscription, headers=KEY_HEADERS,
         answers=(_MADE,), refusals=(409,),
@@ -108,34 +111,40 @@ def subscriptions_router(shell: Shell, gate: Gate, secrets: SubscriptionSecrets,
         raw = await request.body()
         body = validated(NewSubscription, parse_object(raw))
         start = read_start(body.begins)
-        identity = command_identity(request, access.tenant_id, access.principal, raw)
+        identity = command_identity(request, access.tenant_id, access.principal, _hashed(secrets, body, raw))
         id = SubscriptionId(str(identity.command_id))
-        secret_id, secret = await secrets.make(access.tenant_id, id)
-        command = CreateSubscription(
-            subscription_id=id, terms=_terms(body), start=start, secret_id=SecretId(secret_id), at=clock()
-        )  # fmt: skip
-        outcome, found, is_new = await _keep_secret(
-            secrets,
-            access,
-            secret_id,
-            handle(shell, command, envelope(request, access.tenant_id, access.principal, identity)),
-            id,
-        )
-        document = {**subscription_document(found), "secret": secret if is_new else None}
-        return written(201, document, outcome, location=f"{API_PREFIX}/subscriptions/{id}")
+        async with Kept(secrets, access.tenant_id, id) as kept:
+            secret_id, secret = await kept.secret()
+            headers, headers_id = await kept.headers(body.headers)
+            command = CreateSubscription(
+                subscription_id=id, terms=_terms(body), start=start, secret_id=secret_id, headers=headers, headers_id=headers_id,
+                at=clock(),
+            )  # fmt: skip
+            outcome = await handle(shell, command, envelope(request, access.tenant_id, access.principal, identity))
+            found = kept.become(_found(outcome, id))
+        more = {"secret": secret if found.secret_id == secret_id else None}
+        return _shown(outcome, id, 201, more, location=f"{API_PREFIX}/subscriptions/{id}")
 
     @routes.tenant(
         "PATCH", "/subscriptions/{subscription_id}", SUBSCRIPTIONS_WRITE, summary="Change a subscription", body=TermsBody,
-        headers=KEY_HEADERS, answers=(_CHANGED,),
+        headers=("If-Match", *KEY_HEADERS), answers=(_CHANGED,), refusals=(412,),
     )  # fmt: skip
     async def change_subscription(request: Request, access: Access) -> Response:
-        """What is left out stays. Patterns hold for events from now on; URL and headers also for what waits to be delivered."""
+        """What is left out stays. Patterns hold for events from now on; URL and headers also for what waits to be delivered.
+        `If-Match` may be sent and then counts.
+        """
+        expected = expected_versions(request) if "if-match" in request.headers else None
         raw = await request.body()
         body = validated(TermsBody, parse_object(raw))
         id = subscription_of(request)
         given = {name: value for name, value in _as_terms(body).items() if name in body.model_fields_set}
-        outcome = await obey(request, access, ChangeSubscription(subscription_id=id, at=clock(), **given), raw)
-        return written(200, subscription_document(_found(outcome, id)), outcome)
+        async with Kept(secrets, access.tenant_id, id) as kept:
+            if "headers" in body.model_fields_set:
+                given["headers"], given["headers_id"] = await kept.headers(body.headers)
+            command = ChangeSubscription(subscription_id=id, expected=expected, at=clock(), **given)
+            outcome = await obey(request, access, command, _hashed(secrets, body, raw))
+            kept.become(_found(outcome, id))
+        return _shown(outcome, id)
 
     @routes.tenant(
         "DELETE", "/subscriptions/{subscription_id}", SUBSCRIPTIONS_WRITE, summary="Delete a subscription", headers=KEY_HEADERS,
@@ -145,6 +154,33 @@ def subscriptions_router(shell: Shell, gate: Gate, secrets: SubscriptionSecrets,
         """Nothing more is delivered; its secrets and its log of deliveries go with it."""
         command = DeleteSubscription(subscription_id=subscription_of(request), at=clock())
         return written(204, None, await obey(request, access, command, b""))
+
+    @routes.tenant(
+        "POST", "/subscriptions/{subscription_id}/rotate-secret", SUBSCRIPTIONS_WRITE, summary="Rotate the secret", body=Rotation,
+        body_required=False, headers=KEY_HEADERS, answers=(_ROTATED,),
+    )  # fmt: skip
+    async def rotate_secret(request: Request, access: Access) -> Response:
+        """Deliveries are signed with both secrets for a while, so that the receiver can change over in its own time."""
+        raw = await request.body()
+        body = validated(Rotation, parse_object(raw) if raw else {})
+        id = subscription_of(request)
+        async with Kept(secrets, access.tenant_id, id) as kept:
+            secret_id, secret = await kept.secret()
+            command = RotateSubscriptionSecret(
+                subscription_id=id, secret_id=secret_id, former_hours=body.former_hours, at=clock()
+            )  # fmt: skip
+            outcome = await obey(request, access, command, raw)
+            found = kept.become(_found(outcome, id))
+        return _shown(outcome, id, 200, {"secret": secret if found.secret_id == secret_id else None})
+
+    _steering(routes, obey, clock)
+    return routes.router
+
+
+def _steering(routes: GuardedRoutes, obey: Obey, clock: Clock) -> None:
+    async def steer(request: Request, access: Access, command: SubscriptionCommand) -> Response:
+        outcome = await obey(request, access, command, await no_body(request))
+        return _shown(outcome, command.subscription_id)
 
     @routes.tenant(
         "POST", "/subscriptions/{subscription_id}/pause", SUBSCRIPTIONS_WRITE, summary="Pause a subscription", **_STEERED
@@ -167,39 +203,19 @@ def subscriptions_router(shell: Shell, gate: Gate, secrets: SubscriptionSecrets,
         """A subscription that the platform has disabled goes on where it stopped."""
         return await steer(request, access, EnableSubscription(subscription_id=subscription_of(request), at=clock()))
 
-    @routes.tenant(
-        "POST", "/subscriptions/{subscription_id}/rotate-secret", SUBSCRIPTIONS_WRITE, summary="Rotate the secret", body=Rotation,
-        body_required=False, headers=KEY_HEADERS, answers=(_ROTATED,),
-    )  # fmt: skip
-    async def rotate_secret(request: Request, access: Access) -> Response:
-        """Deliveries are signed with both secrets for a while, so that the receiver can change over in its own time."""
-        raw = await request.body()
-        body = validated(Rotation, parse_object(raw) if raw else {})
-        id = subscription_of(request)
-        await known_subscription(shell, access, id)
-        secret_id, secret = await secrets.make(access.tenant_id, id)
-        command = RotateSubscriptionSecret(
-            subscription_id=id, secret_id=SecretId(secret_id), former_hours=body.former_hours, at=clock()
-        )
-        outcome, found, is_new = await _keep_secret(secrets, access, secret_id, obey(request, access, command, raw), id)
-        return written(200, {**subscription_document(found), "secret": secret if is_new else None}, outcome)
 
-    return routes.router
+def _hashed(secrets: SubscriptionSecrets, body: TermsBody, raw: bytes) -> bytes:
+    """What tells this request from others: events carry a hash of it, from which no header may be guessed."""
+    return secrets.blinded(raw) if body.headers else raw
 
 
-async def _keep_secret(
-    secrets: SubscriptionSecrets, access: Access, secret_id: str, obeyed: Awaitable[Outcome[Subscriptions]], id: SubscriptionId
-) -> tuple[Outcome[Subscriptions], Subscription, bool]:
-    """The outcome, and whether the new secret has become the subscription's; one that came to nothing is forgotten."""
-    try:
-        outcome = await obeyed
-    except Refusal:
-        await secrets.drop(access.tenant_id, secret_id)
-        raise
+def _shown(
+    outcome: Outcome[Subscriptions], id: SubscriptionId, status: int = 200, more: dict[str, Any] | None = None, *,
+    location: str | None = None,
+) -> Response:  # fmt: skip
     found = _found(outcome, id)
-    if found.secret_id != secret_id:
-        await secrets.drop(access.tenant_id, secret_id)
-    return outcome, found, found.secret_id == secret_id
+    document = {**subscription_document(found), **(more or {})}
+    return written(status, document, outcome, tag=entity_tag(found.version), location=location)
 
 
 def subscription_of(request: Request) -> SubscriptionId:
@@ -223,7 +239,7 @@ def _found(outcome: Outcome[Subscriptions], id: str) -> Subscription:
 def _as_terms(body: TermsBody) -> dict[str, Any]:
     return {
         "url": body.url, "types": tuple(body.types), "subjects": tuple(body.subjects or ()), "description": body.description,
-        "order": body.order, "max_in_flight": body.max_in_flight, "headers": body.headers or {},
+        "order": body.order, "max_in_flight": body.max_in_flight,
     }  # fmt: skip
 
 

@@ -139,8 +139,10 @@ class PullWork(Protocol):
         """The actions of a module."""
         ...
 
-    async def fetch(self, tenant_id: TenantId, actions: Sequence[str], at_most: int, wait_seconds: float) -> list[WorkUnit]:
-        """Units of work."""
+    async def fetch(
+        self, tenant_id: TenantId, actions: Sequence[str], at_most: int, wait_seconds: float, holder: str
+    ) -> list[WorkUnit]:  # fmt: skip
+        """Units of work, for `holder`."""
         ...
 
     async def beat(self, tenant_id: TenantId, lease: Lease) -> LeaseState:
@@ -177,7 +179,8 @@ def work_router(gate: Gate, work: PullWork) -> APIRouter:
         body = validated(WorkRequest, parse_object(await request.body()))
         actions = body.actions if body.module is None else await work.actions(access.tenant_id, body.module)
         request.scope["quantum.is_stream"] = True  # nothing is lost when a server that stops cuts it
-        fetching = work.fetch(access.tenant_id, list(dict.fromkeys(actions or ())), body.max, body.wait)
+        wanted = list(dict.fromkeys(actions or ()))
+        fetching = work.fetch(access.tenant_id, wanted, body.max, body.wait, access.principal.subject)
         done = polls.counted(access.tenant_id, fetching)
         try:
             units = await unless_gone(request.receive, fetching)

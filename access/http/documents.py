@@ -293,8 +293,28 @@ class Transport(BaseModel):
     secret: str | None
 
 
+class CircuitProcess(BaseModel):
+    """The circuit breaker of one process that calls the module: in this state `since` then, after so many failures."""
+
+    process: str = Field(examples=["3f9a1c07"])
+    state: Literal["closed", "open", "half-open"] = Field(examples=["open"])
+    since: datetime = Field(examples=[_AT])
+    failures: int = Field(ge=0, examples=[12])
+    next_probe_at: datetime | None = Field(examples=[_AT], description="Until then nothing is asked; while it is open.")
+
+
+class Circuit(BaseModel):
+    """Whether calls go through: the worst state of any process, and what each process has said in the last three minutes."""
+
+    state: Literal["closed", "open", "half-open"] = Field(examples=["open"])
+    processes: list[CircuitProcess]
+
+
 class Module(BaseModel):
-    """A module; `built_in` marks those that come with the platform."""
+    """A module; `built_in` marks those that come with the platform.
+
+    `circuit` is for modules with an address of their own; a change does not say it, reads do.
+    """
 
     name: str = Field(examples=["docker"])
     actions: list[Action]
@@ -302,6 +322,7 @@ class Module(BaseModel):
     created_at: datetime = Field(examples=[_AT])
     updated_at: datetime = Field(examples=[_AT])
     built_in: bool
+    circuit: Circuit | None = None
 
 
 class TenantPage(BaseModel):

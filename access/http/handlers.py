@@ -15,7 +15,7 @@ from access.http.problems import Problem, of_refusal, response, unavailable
 from access.keys import KeysUnavailable
 from access.tokens import TokenRefused
 from domain.refusals import Fault, Refusal
-from event_store.records import AppendTooLarge, StoreUnavailable, StreamBusy
+from event_store.records import AppendTooLarge, ArtifactsUnavailable, StoreUnavailable, StreamBusy
 from event_store.tokens import InvalidToken
 
 RETRY_AFTER_SECONDS: Final = 1
@@ -32,6 +32,8 @@ def problem_of(fault: BaseException) -> Problem:
             return of_refusal(fault)
         case TokenRefused():
             return Problem(fault.code, str(fault))
+        case ArtifactsUnavailable():
+            return unavailable("artifacts-unavailable", "The artifact store does not answer. Try again.", retry_after_seconds=5)
         case StoreUnavailable():
             return unavailable("store-unavailable", str(StoreUnavailable.__doc__))
         case StreamBusy():

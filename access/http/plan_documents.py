@@ -63,7 +63,7 @@ class Explanation(BaseModel):
     status: StepStatus
     reason: Literal[
         "depends-on", "paused", "ending", "compensating", "timer", "approval", "signal", "child", "retry", "queued", "slot",
-        "under-way", "callback", "items", "not-handed-out", "turn", "limit", "next",
+        "under-way", "callback", "offered", "fetched", "overdue", "items", "not-handed-out", "turn", "limit", "next",
     ]  # fmt: skip
     sentence: str
     facts: dict[str, Any]

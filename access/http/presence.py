@@ -3,13 +3,15 @@
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine, Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, Final, TypeVar
 
 from starlette.types import Receive
 
-from access.http.problems import unavailable
+from access.http.problems import Problem, unavailable
 
+AGAIN_SECONDS: Final = 5
+"""After which one who was refused may ask again."""
 T = TypeVar("T")
 
 
@@ -36,25 +38,49 @@ async def _gone(receive: Receive) -> None:
 
 
 class Places:
-    """Counts those who wait in a process, and refuses those who would be too many."""
+    """Counts those who wait in a process, and refuses those who would be too many: a tenant that has its share gets 429, and
+    everybody 503 while the process is full.
+    """
 
     def __init__(self, open_max: int, of_tenant_max: int) -> None:
         self._open_max, self._of_tenant_max = open_max, of_tenant_max
-        self._open = 0
         self._of_tenant: dict[str, int] = {}
+        self.open = 0
+        """How many places are taken."""
 
     @contextlib.contextmanager
     def taken(self, tenant_id: str) -> Iterator[None]:
         """One place, for as long as it is entered. Raises `Problem`."""
-        of_tenant = self._of_tenant.get(tenant_id, 0)
-        if self._open >= self._open_max or of_tenant >= self._of_tenant_max:
-            raise unavailable("busy", "Too many requests wait here already.", retry_after_seconds=5)
-        self._open += 1
-        self._of_tenant[tenant_id] = of_tenant + 1
+        done = self.take(tenant_id)
         try:
             yield
         finally:
-            self._open -= 1
+            done()
+
+    def take(self, tenant_id: str) -> Callable[[], None]:
+        """One place, until what is returned is called; calling it again does nothing. Raises `Problem`."""
+        of_tenant = self._of_tenant.get(tenant_id, 0)
+        if of_tenant >= self._of_tenant_max:
+            sentence = f"{of_tenant:,} requests of the tenant wait here already, which is all it may have."
+            headers = {
+                "Retry-After": str(AGAIN_SECONDS), "RateLimit-Policy": f'"open-requests";q={self._of_tenant_max}',
+                "RateLimit": f'"open-requests";r=0;t={AGAIN_SECONDS}',
+            }  # fmt: skip
+            raise Problem("limit-reached", sentence, headers=headers)
+        if self.open >= self._open_max:
+            raise unavailable("busy", "Too many requests wait here already.", retry_after_seconds=AGAIN_SECONDS)
+        self.open += 1
+        self._of_tenant[tenant_id] = of_tenant + 1
+        is_done = False
+
+        def done() -> None:
+            nonlocal is_done
+            if is_done:
+                return
+            is_done = True
+            self.open -= 1
             left = self._of_tenant.pop(tenant_id) - 1
             if left:
                 self._of_tenant[tenant_id] = left
+
+        return done

@@ -23,6 +23,8 @@ class PullSubscription(BaseModel):
     max_deliveries: int = Field(description="How often an event is given out before it is a dead letter.")
     max_unacknowledged: int = Field(description="How many events may be given out, or wait to be so again, at a time.")
     created_at: datetime
+    updated_at: datetime
+    version: int = Field(ge=1, description="Grows with every change: the `ETag`.")
 
 
 class PullState(PullSubscription):

@@ -30,12 +30,21 @@ class ScheduledRun(BaseModel):
     execution_id: str = Field(examples=[_EXECUTION_ID])
 
 
+class OwedRun(BaseModel):
+    """A time that a limit refused, and that is tried again: how often it was since when, and when it will be next."""
+
+    time: datetime = Field(examples=[_AT])
+    since: datetime = Field(examples=[_AT])
+    tries: int = Field(ge=1)
+    again_at: datetime | None = Field(examples=[_AT])
+
+
 class Schedule(BaseModel):
     """An intent's schedule as its current version has it, and what has become of it.
 
     `active` with times to come, `ended` without; `paused` and `archived` start nothing. `next_runs` are the next ten times,
     without their jitter. `passed_over` counts times at which the last run was still under way. `last_error` goes with the next
-    run.
+    run. `missed` counts the times that were refused and are not tried again; `last_missed` says why the last of them was.
     """
 
     intent_id: str = Field(examples=[_INTENT_ID])
@@ -47,6 +56,9 @@ class Schedule(BaseModel):
     passed_over: int = Field(ge=0)
     last_run: ScheduledRun | None
     last_error: NotStarted | None
+    owed: OwedRun | None
+    missed: int = Field(ge=0)
+    last_missed: NotStarted | None
 
 
 class ScheduleReceipt(BaseModel):
@@ -65,8 +77,35 @@ class TriggeredRun(BaseModel):
     execution_id: str = Field(examples=[_EXECUTION_ID])
 
 
+class RefusedStart(BaseModel):
+    """An execution that an event was to start and that is not tried again by itself: how often it was, and why it was refused."""
+
+    event_id: str = Field(examples=[_EVENT_ID])
+    position: str = Field(examples=["cTEuNDI"])
+    tries: int = Field(ge=0)
+    first_at: datetime = Field(examples=[_AT])
+    last_at: datetime = Field(examples=[_AT])
+    error: NotStarted
+
+
+class RefusedStartPage(BaseModel):
+    """A page of them."""
+
+    items: list[RefusedStart]
+    next_cursor: str | None
+
+
+class RefusedStarts(BaseModel):
+    """How many of them it was done with."""
+
+    count: int = Field(ge=0)
+
+
 class Trigger(BaseModel):
-    """An intent's trigger as its current version has it, and what has become of it."""
+    """An intent's trigger as its current version has it, and what has become of it.
+
+    `waiting` starts that a limit refused are tried again; `dead_letters` are not, until somebody asks for it.
+    """
 
     intent_id: str = Field(examples=[_INTENT_ID])
     version: int = Field(ge=1, examples=[1])
@@ -75,3 +114,5 @@ class Trigger(BaseModel):
     runs: int = Field(ge=0)
     last_run: TriggeredRun | None
     last_error: NotStarted | None
+    waiting: int = Field(ge=0)
+    dead_letters: int = Field(ge=0)

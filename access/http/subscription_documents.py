@@ -30,13 +30,14 @@ class Subscription(BaseModel):
     description: str | None
     order: Order
     max_in_flight: int
-    headers: dict[str, str]
+    headers: list[str] = Field(examples=[["Authorization"]], description="Their names; their values are told to nobody.")
     status: SubscriptionStatus
     disabled: Disabled | None
     begins: str = Field(alias="from", examples=["now"])
     former_secret_until: datetime | None
     created_at: datetime = Field(examples=[_AT])
     updated_at: datetime = Field(examples=[_AT])
+    version: int = Field(ge=1, description="Grows with every change: the `ETag`.")
 
 
 class SubscriptionWithSecret(Subscription):

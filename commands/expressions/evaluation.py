@@ -15,7 +15,7 @@ from typing import Any
 from commands.expressions.faults import EvaluationFault
 from commands.expressions.functions import FUNCTIONS
 from commands.expressions.syntax import Binary, Call, Choice, Constant, Has, Index, ListOf, Loop, MapOf, Name, Node, Select, Unary
-from commands.expressions.values import Run, are_equal, integer, kind_of
+from commands.expressions.values import Run, are_equal, check_is_whole, integer, kind_of
 
 Evaluate = Callable[[Run], Any]
 
@@ -92,6 +92,7 @@ def _element(value: Any, key: Any) -> Any:
         if type(key) is not str:
             raise EvaluationFault(f"An object's field is named by a text, not by {kind_of(key)}.")
         if key not in value:
+            check_is_whole(value)
             raise EvaluationFault(f"There is no field {key[:100]!r}; `has(object.field)` asks whether there is.")
         return value[key]
     if kind is list:
@@ -111,6 +112,8 @@ def _has(of: Evaluate, field: str) -> Evaluate:
         found = of(run)
         if type(found) is not dict:
             raise EvaluationFault(f"`has` asks an object for a field, not {kind_of(found)}.")
+        if field not in found:
+            check_is_whole(found)
         return field in found
 
     return value
@@ -207,6 +210,7 @@ def _decide(sign: str, left: Evaluate, right: Evaluate) -> Evaluate:
 
 def _is_in(run: Run, item: Any, among: Any) -> bool:
     if type(among) is dict:
+        check_is_whole(among)
         return type(item) is str and item in among
     if type(among) is list:
         return any(are_equal(run, item, other) for other in among)
@@ -300,6 +304,8 @@ def _loop(node: Loop) -> Evaluate:
         values = over(run)
         if type(values) not in (list, dict):
             raise EvaluationFault(f"`{node.kind}` goes over a list or an object, not {kind_of(values)}.")
+        if type(values) is dict:
+            check_is_whole(values)
         variables = run.variables
         before = variables.get(variable, _ABSENT)
         try:

@@ -13,7 +13,7 @@ from typing import Any
 import jsonschema_rs
 
 from commands.expressions.faults import EvaluationFault
-from commands.expressions.values import Run, duration_text, integer, kind_of, timestamp_text
+from commands.expressions.values import Run, check_is_whole, duration_text, integer, kind_of, timestamp_text
 
 PATTERN_CHARS_MAX = 256
 _RFC_3339 = re.compile(r"\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(?:\.\d{1,9})?(?:[Zz]|[+-]\d{2}:\d{2})", re.ASCII)
@@ -40,6 +40,8 @@ def _texts(name: str, *values: Any) -> None:
 
 def _size(run: Run, value: Any) -> int:
     if type(value) in (str, list, dict):
+        if type(value) is dict:
+            check_is_whole(value)
         return len(value)
     raise EvaluationFault(f"`size` needs a text, a list or an object, and was given {kind_of(value)}.")
 

@@ -16,6 +16,8 @@ from domain.json_values import text_fault
 
 VALUE_DEPTH_MAX = 64
 TEXT_CHARS_MAX = 1_048_576
+ARTIFACT = "$artifact"
+"""The only field of a claim, which stands for a value that is too large for the log."""
 _CHARS_A_UNIT = 32
 _KINDS: dict[type, str] = {
     bool: "a boolean", int: "a number", float: "a number", str: "a text", list: "a list", dict: "an object", type(None): "null",
@@ -48,6 +50,23 @@ class Run:
 def kind_of(value: Any) -> str:
     """What a value is, in words."""
     return _KINDS.get(type(value), "no JSON value")
+
+
+def is_claim(value: Any) -> bool:
+    """True for what stands in the place of a value that is too large for the log."""
+    claim = value.get(ARTIFACT) if type(value) is dict and len(value) == 1 else None
+    return type(claim) is dict and type(claim.get("id")) is str
+
+
+def check_is_whole(value: dict[str, Any]) -> None:
+    """Raises `EvaluationFault` for the claim to an artifact: the value itself lies beside the log, where no expression looks."""
+    if is_claim(value):
+        size = value[ARTIFACT].get("size")
+        weight = f"{size:,} bytes" if type(size) is int else "too many bytes"
+        raise EvaluationFault(
+            f"This value has {weight} and lies beside the log as an artifact: "
+            "expressions can hand it on as a whole, not look inside."
+        )
 
 
 def integer(value: int) -> int:

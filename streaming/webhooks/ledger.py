@@ -98,11 +98,18 @@ DELETE FROM quantum.subscription_secrets AS s
  WHERE s.created_at < now() - interval '1 day' AND NOT EXISTS (
        SELECT FROM quantum.webhook_subscriptions AS w
         WHERE w.tenant_id = s.tenant_id AND w.subscription_id = s.subscription_id AND NOT w.is_deleted
-          AND s.secret_id IN (w.config ->> 'secret_id', w.config ->> 'former_secret_id'))
+          AND s.secret_id IN (
+              w.config ->> 'secret_id', w.config ->> 'former_secret_id', w.config #>> '{terms,headers_id}'))
+"""
+_HEADERS_OF_EVENT = "SELECT quantum.webhook_headers_of_event($1, $2)"
+_OLD_KEYS = """
+DELETE FROM quantum.webhook_request_keys
+ WHERE ctid = ANY (ARRAY(SELECT ctid FROM quantum.webhook_request_keys WHERE asked_at < $1 LIMIT $2))
 """
 _PURGE = (
     "DELETE FROM quantum.subscription_secrets WHERE tenant_id = $1 AND subscription_id = $2",
     "DELETE FROM quantum.webhook_requests WHERE tenant_id = $1 AND subscription_id = $2",
+    "DELETE FROM quantum.webhook_request_keys WHERE tenant_id = $1 AND subscription_id = $2",
     "DELETE FROM quantum.webhook_subscriptions WHERE tenant_id = $1 AND subscription_id = $2",
 )
 _PURGE_DELIVERIES = """
@@ -210,6 +217,11 @@ class Ledger:
         row = await self._pool.fetchrow(_EVENT_AT, position, tenant_id)
         return RecordedEvent(*row) if row is not None else None
 
+    async def headers_of_event(self, tenant_id: str, subscription_id: str) -> dict[str, str]:
+        """The headers of a subscription whose newest terms are of a time when events held their values."""
+        found = await self._pool.fetchval(_HEADERS_OF_EVENT, tenant_id, subscription_id)
+        return {} if found is None else dict(orjson.loads(found))
+
     async def store(self, deliveries: Sequence[tuple[tuple[str, str], "Stored"]], cursors: Sequence[tuple[Any, ...]]) -> None:
         """Deliveries, cursors (tenant, subscription, cursor, generation, last success, failing since) and done requests."""
         async with self._pool.acquire() as connection, connection.transaction():
@@ -239,7 +251,11 @@ class Ledger:
             await connection.execute(_DONE, [request.number])
 
     async def forget_before(self, at: datetime) -> int:
-        """Takes deliveries that ended before `at` out of the log of deliveries; how many, of so many at a time."""
+        """Takes deliveries that ended before `at` out of the log of deliveries; how many, of so many at a time.
+
+        Idempotency keys of what was asked for before go with them.
+        """
+        await self._pool.execute(_OLD_KEYS, at, _PURGED_MAX)
         return _count(await self._pool.execute(_OLD, at, _PURGED_MAX))
 
     async def forget_unused_secrets(self) -> None:

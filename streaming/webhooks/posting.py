@@ -31,35 +31,37 @@ log = structlog.get_logger(__name__)
 
 
 class Posting:
-    """Prepares and sends. Keys of secrets are kept in memory, never anywhere else."""
+    """Prepares and sends. Keys of secrets and values of headers are kept in memory, never anywhere else."""
 
     def __init__(
         self, ledger: Ledger, secrets: SubscriptionSecrets, sender: Sender, clock: Callable[[], datetime], source: str
     ) -> None:  # fmt: skip
         self._ledger, self._secrets, self._sender, self._clock, self._source = ledger, secrets, sender, clock, source
         self._keys: dict[tuple[str, str], bytes] = {}
+        self._headers: dict[tuple[str, str], dict[str, str]] = {}
 
     async def post(self, lane: Lane, delivery: Delivery) -> Attempt | None:
         """One attempt; None where the database was away before it could be made."""
-        terms = lane.config.terms
         try:
             if delivery.event is None:
                 delivery.event = await self._event(lane, delivery)
             keys = await self._keys_of(lane)
+            own = await self._headers_of(lane)
         except _AWAY as fault:
             log.warning("a delivery cannot be prepared; trying again", fault=repr(fault))
             return None
         except Exception as fault:  # a key of the platform that is not the one this was sealed with
-            log.error("a subscription's secret cannot be opened", fault=repr(fault))
+            log.error("a subscription's secret or headers cannot be opened", fault=repr(fault))
             return Attempt(self._clock(), 0.0, error="secret-unusable")
-        if delivery.event is None or not keys:
-            return Attempt(self._clock(), 0.0, error="event-missing" if keys else "secret-missing")
+        if delivery.event is None or not keys or own is None:
+            missing = "secret-missing" if not keys else "headers-missing" if own is None else "event-missing"
+            return Attempt(self._clock(), 0.0, error=missing)
         body = structured(Message.of(delivery.event), self._source)
         headers = {
-            **terms.headers, "Content-Type": STRUCTURED_CONTENT_TYPE, "User-Agent": USER_AGENT, "Accept": "*/*",
+            **own, "Content-Type": STRUCTURED_CONTENT_TYPE, "User-Agent": USER_AGENT, "Accept": "*/*",
             "Accept-Encoding": "identity", **signed_headers(keys, str(delivery.delivery_id), self._clock(), body),
         }  # fmt: skip
-        return await self._sender.send(lane.key, terms.url, headers, body)
+        return await self._sender.send(lane.key, lane.config.terms.url, headers, body, unsaid=tuple(own.values()))
 
     async def _event(self, lane: Lane, delivery: Delivery) -> RecordedEvent | None:
         if not delivery.position:
@@ -79,6 +81,26 @@ class Posting:
             for secret_id, opened in (await self._secrets.read(lane.tenant_id, missing)).items():
                 self._keys[lane.tenant_id, secret_id] = opened
         return [key for one in wanted if (key := self._keys.get((lane.tenant_id, one))) is not None]
+
+    async def _headers_of(self, lane: Lane) -> dict[str, str] | None:
+        """The subscription's own headers; None where they are named and nowhere to be found."""
+        terms = lane.config.terms
+        if not terms.headers:
+            return {}
+        key = (lane.tenant_id, terms.headers_id or lane.config.subscription_id)
+        found = self._headers.get(key)
+        if found is not None and set(found) == set(terms.headers):
+            return found
+        if terms.headers_id is not None:
+            found = await self._secrets.read_headers(lane.tenant_id, terms.headers_id)
+        else:
+            found = await self._ledger.headers_of_event(lane.tenant_id, lane.config.subscription_id)
+        if found is None or set(found) != set(terms.headers):
+            return None
+        if len(self._headers) >= _KEYS_MAX:
+            self._headers.clear()
+        self._headers[key] = found
+        return found
 
 
 def new_test(delivery_id: UUID, request: int) -> Delivery:

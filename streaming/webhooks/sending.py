@@ -9,12 +9,13 @@ business of the network backend that is given, which checks the address it then 
 import asyncio
 import contextlib
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
 import httpcore
+import orjson
 
 from streaming.webhooks.deliveries import Attempt, retry_after_seconds
 
@@ -27,6 +28,8 @@ _CONNECT_SECONDS_MAX: Final = 5.0
 _CLOSE_SECONDS_MAX: Final = 2.0
 _IDLE_SECONDS: Final = 20.0
 _HEADERS_READ_MAX: Final = 100
+_UNSAID_CHARS_MIN: Final = 6
+_UNSAID: Final = "(redacted)"
 _PORTS: Final = {b"http": 80, b"https": 443}
 
 
@@ -97,24 +100,31 @@ class _Connection(httpcore.AsyncHTTP11Connection):
 
 
 class Sender:
-    """Sends over HTTP/1.1. `forbidden` are what `network` raises for addresses that may not be reached."""
+    """Sends over HTTP/1.1. `forbidden` are what `network` raises for addresses that may not be reached.
+
+    `tls` says whom to trust: the machine's certificate authorities unless given. The certificate has to be for the name in the
+    URL, whichever address that led to.
+    """
 
     def __init__(
         self, network: httpcore.AsyncNetworkBackend, forbidden: tuple[type[Exception], ...], *, timeout_seconds: float,
-        clock: Callable[[], datetime],
+        clock: Callable[[], datetime], tls: ssl.SSLContext | None = None,
     ) -> None:  # fmt: skip
         self._network, self._forbidden, self._timeout, self._clock = network, forbidden, timeout_seconds, clock
-        self._tls = ssl.create_default_context()
+        self._tls = tls or ssl.create_default_context()
         self._endpoints: dict[Key, _Endpoint] = {}
 
-    async def send(self, key: Key, url: str, headers: Mapping[str, str], body: bytes) -> Attempt:
-        """POSTs `body`; ends within the timeout, and never raises but when it is cancelled."""
+    async def send(self, key: Key, url: str, headers: Mapping[str, str], body: bytes, *, unsaid: Collection[str] = ()) -> Attempt:
+        """POSTs `body`; ends within the timeout, and never raises but when it is cancelled.
+
+        What is `unsaid` is not repeated in the attempt, though the receiver may say it: some answer with what they were sent.
+        """
         loop = asyncio.get_running_loop()
         at, began, said, error = self._clock(), loop.time(), _Said(), None
         try:
             async with asyncio.timeout(self._timeout):
                 endpoint = await self._endpoint(key, url)
-                await self._post(endpoint, headers, body, said, at)
+                await self._post(endpoint, headers, body, said, at, unsaid)
         except Exception as fault:
             error = self._in_words(fault)
         if said.status is not None:
@@ -123,7 +133,9 @@ class Sender:
             error = None if is_taken else "redirect-not-followed" if 300 <= said.status < 400 else f"status-{said.status}"
         return Attempt(at, loop.time() - began, said.status, error, said.response, said.retry_after)
 
-    async def _post(self, endpoint: _Endpoint, headers: Mapping[str, str], body: bytes, said: _Said, at: datetime) -> None:
+    async def _post(
+        self, endpoint: _Endpoint, headers: Mapping[str, str], body: bytes, said: _Said, at: datetime, unsaid: Collection[str]
+    ) -> None:
         sent = [(b"Host", endpoint.host), (b"Content-Length", b"%d" % len(body))]
         sent += [(name.encode("ascii"), value.encode("ascii")) for name, value in headers.items()]
         request = httpcore.Request(b"POST", endpoint.url, headers=sent, content=body)
@@ -140,7 +152,7 @@ class Sender:
                 answer = await connection.handle_async_request(request)
             said.status = answer.status
             said.retry_after = _retry_after(answer, at)
-            said.response = await _excerpt(answer)
+            said.response = await _excerpt(answer, unsaid)
             await answer.aclose()
         finally:
             if connection.is_idle():
@@ -234,12 +246,18 @@ def _retry_after(answer: httpcore.Response, now: datetime) -> float | None:
     return None
 
 
-async def _excerpt(answer: httpcore.Response) -> str:
+async def _excerpt(answer: httpcore.Response, unsaid: Collection[str]) -> str:
     """The beginning of the body. A longer one than `RESPONSE_BYTES_MAX` is not read to its end: that closes the connection."""
     body = bytearray()
     async for chunk in answer.aiter_stream():
         body += chunk
         if len(body) > RESPONSE_BYTES_MAX:
             break
-    text = body[: EXCERPT_CHARS_MAX * 4].decode("utf-8", "replace")[:EXCERPT_CHARS_MAX]
+    text = body.decode("utf-8", "replace")
+    for value in sorted(unsaid, key=len, reverse=True):
+        # Shorter ones are no credentials, and would be found in the middle of words.
+        if len(value) >= _UNSAID_CHARS_MIN:
+            for form in {value, orjson.dumps(value).decode()[1:-1]}:
+                text = text.replace(form, _UNSAID)
+    text = text[:EXCERPT_CHARS_MAX]
     return "".join(one if one.isprintable() or one in "\n\t" else "\ufffd" for one in text)

@@ -92,6 +92,21 @@ async def test_running_executions_are_cancelled_by_filter_and_a_refusal_is_count
     assert "There is no such thing" in unknown.stdout
 
 
+async def test_many_pages_are_paused_and_resumed_by_filter_up_to_a_limit(tenant: Tenant):
+    running = [await tenant.start([GATE]) for _ in range(104)]
+    await tenant.step(running[-1], "gate", "waiting")
+    counted = await quantum(tenant, "pause", "--status", "running", "--dry-run")
+    assert "pause: 104 found, nothing done." in counted.stdout
+    assert running[-1] in counted.stdout
+    assert await answered(tenant, "pause", "--status", "running", "--limit", "102", "--yes") == {"done": 102, "refused": {}}
+    assert (await answered(tenant, "pause", "--status", "running", "--dry-run"))["executions"] == running[1::-1]
+    assert await answered(tenant, "resume", "--status", "paused", "--yes") == {"done": 102, "refused": {}}
+    assert await answered(tenant, "cancel", "--since", "1h", "--yes") == {"done": 104, "refused": {}}
+    again = await quantum(tenant, "resume", "--since", "1h", "--yes")
+    assert again.returncode == 1
+    assert "resume: 0 done, 104 refused." in again.stdout
+
+
 async def test_what_is_said_wrong_is_answered_in_a_sentence(tenant: Tenant, outside: Outside):
     for words, sentence in (
         (("retry",), "Say which execution by its id"),

@@ -43,6 +43,8 @@ class Owned:
     values: dict[str, str] = field(default_factory=dict)
     tokens: list[str] = field(default_factory=list)
     cursors: list[str] = field(default_factory=list)
+    stored: list[str] = field(default_factory=list)
+    """The accepted bodies of its own requests."""
 
     @property
     def secrets(self) -> set[str]:
@@ -197,6 +199,10 @@ async def _told_nothing(world: World, operation: Operation, request: dict[str, A
     after = await world.versions()
     assert answer.status_code < 500, (answer.status_code, answer.text)
     sent = json.dumps([request["path"], request["query"], request["headers"], request["body"], actor.tenant.id])
+    if answer.is_success and request["body"] is not None:
+        for one in covered:  # what it has put there itself, it may read back later
+            one.stored.append(json.dumps(request["body"]))
+    sent += "".join(text for one in covered for text in one.stored)
     told = answer.text + repr(answer.headers.raw)
     for one in world.everybody:
         if one in may_see:

@@ -53,7 +53,13 @@ from domain.intent import (
 )
 from domain.module import Action, ModuleChanged, ModuleRegistered, ModuleRemoved, Rate, RetryPolicy, Transport
 from domain.plan import Child, Control, ForEach, Gate, PlannedStep, Work
-from domain.pull_subscription import PullStart, PullSubscriptionCreated, PullSubscriptionDeleted, PullTerms
+from domain.pull_subscription import (
+    PullStart,
+    PullSubscriptionChanged,
+    PullSubscriptionCreated,
+    PullSubscriptionDeleted,
+    PullTerms,
+)
 from domain.subscription import (
     Start,
     SubscriptionChanged,
@@ -109,7 +115,7 @@ _WORK = Work(ActionName("remove-image"), ModuleName("sandbox"), {"image": "myapp
 _CONTROL = Control(
     "inputs.replicas > 0", 1, True, (
         Gate("wait", 5.0), Gate("approval", "${{ inputs.patience }}", None, "fail", ("operator",), None, "Really?"),
-        Gate("signal", None, None, "skip", (), "go"),
+        Gate("signal", None, None, "skip", (), "go"), Gate("wait", None, "2026-12-24T18:00:00", zone="Europe/Berlin"),
     ),
     "workflow", Child("release", 3, {"image": "${{ item }}"}), ForEach(["a", "b"], 2), True, _WORK, _WORK, 10.0, 600.0, 30.0,
     "cluster-${{ inputs.region }}", 2, True,
@@ -130,7 +136,7 @@ _ACTIONS = (
 _SIGNED = Transport("http", url="https://modules.example.com/azure", secret="secret://azure-signing")
 _TERMS = Terms(
     "https://hooks.example.com/quantum", ("quantum.execution.*", "quantum.intent.created"), ("execution/*",), "The größte hook.",
-    "parallel", 20, {"X-Team": "web"},
+    "parallel", 20, ("X-Team",), SecretId("01936b0e-5c00-7000-8000-000000000008"),
 )  # fmt: skip
 
 EXAMPLES: tuple[DomainEvent, ...] = (
@@ -163,6 +169,7 @@ EXAMPLES: tuple[DomainEvent, ...] = (
         PullStart(42, _AT),
         _AT,
     ),
+    PullSubscriptionChanged(_SUBSCRIPTION, PullTerms(lease_seconds=120.0, deliveries_max=20), _AT),
     PullSubscriptionDeleted(_SUBSCRIPTION, _AT),
     ExecutionStarted(
         _EXECUTION, _INTENT, "deploy-web-app", Version(2), "production", {"replicas": 3, "dry_run": False},
@@ -181,11 +188,11 @@ EXAMPLES: tuple[DomainEvent, ...] = (
     StepStarted(_EXECUTION, _BUILD, ActionName("build-docker-image"), 1, _AT, _STEP_LIMITS),
     StepRetrying(_EXECUTION, _BUILD, 2, _ERROR, _AT + timedelta(seconds=0.5), _AT, _STEP_LIMITS),
     StepCompleted(_EXECUTION, _BUILD, 2, {"digest": "sha256:0a1b", "layers": [1, 2, 3]}, _AT),
-    StepFailed(_EXECUTION, _DEPLOY, 3, _ERROR, _AT),
+    StepFailed(_EXECUTION, _DEPLOY, 3, _ERROR, _AT, ["eu-1", None, "us-1"], _CHILD),
     StepSkipped(_EXECUTION, _DEPLOY, "condition", _AT),
     StepWaiting(
         _EXECUTION, _DEPLOY, "approval", 0, _AT + timedelta(days=1), "fail",
-        {"roles": ["operator"], "message": "To production?"}, _AT,
+        {"roles": ["operator"], "message": "To production?"}, _AT, _STEP_LIMITS,
     ),
     StepApproved(_EXECUTION, _DEPLOY, "ada", "Go ahead.", _AT),
     StepRejected(_EXECUTION, _DEPLOY, "ada", "Not on a Friday.", _AT),

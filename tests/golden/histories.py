@@ -107,6 +107,7 @@ def written() -> dict[str, _Written]:
 
     _forwards(play)
     _backwards(play)
+    _cut_short(play)
     return found
 
 
@@ -179,6 +180,27 @@ def _backwards(play: Begin) -> None:
     one.out_of_time()
     one = play("terminated", *GATES)
     one.terminate()
+
+
+def _cut_short(play: Begin) -> None:
+    """Loops with failed items, steps that run out of time at a gate, and attempts that are put off."""
+    loop = {"id": "each", "action": "a", "foreach": {"items": [1, 2, 3], "concurrency": 3}, "approval": True}
+    one = play("loop-given-up", loop, {"action": "b", "depends_on": []})
+    one.approve("each[0]")
+    one.fail("each[0]")
+    one = play("loop-lived-with", {**loop, "approval": {"expires_in": "1h"}, "on_failure": "continue"}, {"action": "b"})
+    one.approve("each[0]")
+    one.complete("each[0]", {"n": 1})
+    one.reject("each[1]")
+    one.due("each[2]")
+    one = play(
+        "step-out-of-time", {"id": "w", "workflow": "part", "timeouts": {"total": "5s"}, "on_failure": "continue"},
+        {"id": "at", "wait": {"until": "2026-12-24T18:00:00", "zone": "Europe/Berlin"}, "timeouts": {"total": "90d"}},
+    )  # fmt: skip
+    one.later(5).out_of_time("w")
+    one = play("put-off", {"action": "a", "timeouts": {"total": "1d"}})
+    one.fail("a", "circuit-open", counts=False)
+    one.fail("a", "circuit-open", counts=False)
 
 
 def write(folder: Path = FOLDER) -> list[str]:

@@ -2,6 +2,7 @@
 """What a checkpoint store of Event Hubs promises, in PostgreSQL and in blobs; and ownership over either."""
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,7 +14,8 @@ from azure.eventhub.aio import CheckpointStore
 
 from event_store.store import EventStore
 from streaming.event_hubs import EventHubsTransport
-from streaming.event_hubs_checkpoints import PostgresCheckpointStore, blob_checkpoint_store
+from streaming.event_hubs_blobs import BlobCheckpoints, blob_checkpoint_store
+from streaming.event_hubs_checkpoints import PostgresCheckpointStore
 from streaming.event_hubs_client import EventHub
 from streaming.event_hubs_ownership import Ownership, Place, Where
 from tests.azurite import azurite
@@ -120,6 +122,48 @@ async def test_in_postgres_the_checkpoint_of_a_former_owner_is_refused(store: Ev
     assert list(await checkpoints.list_checkpoints(NAMESPACE, "events", "fenced")) == []
     await checkpoints.update_checkpoint(claim("fenced", "0", "new#2") | place)
     assert [row["sequence_number"] for row in await checkpoints.list_checkpoints(NAMESPACE, "events", "fenced")] == [9]
+
+
+async def test_the_late_checkpoint_of_a_former_owner_does_not_move_its_successors_back(checkpoints: CheckpointStore) -> None:
+    (old,) = await checkpoints.claim_ownership([claim("late", "0", "old#1")])
+    await checkpoints.update_checkpoint(claim("late", "0", "old#1") | {"offset": "64", "sequence_number": 1})
+    await checkpoints.claim_ownership([claim("late", "0", "new#2", old["etag"])])
+    await checkpoints.update_checkpoint(claim("late", "0", "new#2") | {"offset": "640", "sequence_number": 10})
+    await checkpoints.update_checkpoint(claim("late", "0", "old#1") | {"offset": "320", "sequence_number": 5})
+    assert await stored(checkpoints, "late") == [("640", 10)]
+    await checkpoints.update_checkpoint(claim("late", "0", "new#2") | {"offset": "704", "sequence_number": 11})
+    assert await stored(checkpoints, "late") == [("704", 11)]
+
+
+async def test_of_owners_that_write_their_checkpoints_at_once_the_last_one_stays(blob_connection: str | None) -> None:
+    if blob_connection is None:
+        pytest.skip("PostgreSQL asks who the owner is, in the statement that writes")
+    async with contextlib.AsyncExitStack() as stack:
+        processes = [
+            await stack.enter_async_context(await blob_checkpoint_store(blob_connection, "checkpoints")) for _ in range(6)
+        ]
+        for turn in range(5):
+            rows = [
+                claim("at-once", "0", f"m{n}#{turn * 10 + n}") | {"offset": f"{turn}-{n}", "sequence_number": 100 - n}
+                for n in range(6)
+            ]
+            await asyncio.gather(*(one.update_checkpoint(row) for one, row in zip(processes, rows, strict=True)))
+            assert await stored(processes[0], "at-once") == [(f"{turn}-5", 95)]
+
+
+async def test_a_checkpoint_that_is_taken_away_in_between_is_made_anew(checkpoints: CheckpointStore) -> None:
+    if not isinstance(checkpoints, BlobCheckpoints):
+        pytest.skip("a row is made where there is none")
+    first = claim("away", "0", "one#1") | {"offset": "64", "sequence_number": 1}
+    await checkpoints.update_checkpoint(first)
+    await checkpoints._container.delete_blob(f"{NAMESPACE}/events/away/checkpoint/0")
+    await checkpoints.update_checkpoint(first | {"offset": "128", "sequence_number": 2})
+    assert await stored(checkpoints, "away") == [("128", 2)]
+
+
+async def stored(checkpoints: CheckpointStore, group: str) -> list[tuple[str, int]]:
+    rows = await checkpoints.list_checkpoints(NAMESPACE, "events", group)
+    return [(str(row["offset"]), int(row["sequence_number"])) for row in rows]
 
 
 @pytest.mark.parametrize("table", ["event_hubs_ownership", "event_hubs_checkpoints"])

@@ -15,8 +15,10 @@ import pytest
 from cloudevents.core.bindings.http import HTTPMessage, from_structured_event
 
 from event_store.tokens import encode_token
+from read_api import events
 from tests.conftest import Database
 from tests.http_platform import API, Http, Tenant, serving
+from tests.waiting import wait_until
 
 Frame = tuple[str, str, dict[str, Any]]
 
@@ -290,3 +292,56 @@ async def test_the_asyncapi_document_is_open_to_all(http: Http) -> None:
     answer = await http.client.get("/asyncapi.json")
     assert answer.status_code == 200
     assert answer.json()["asyncapi"] == "3.0.0"
+
+
+async def open_followers(http: Http) -> int:
+    text = (await http.client.get(f"{http.address}/metrics")).text
+    (line,) = [line for line in text.splitlines() if line.startswith("quantum_events_followers")]
+    return int(float(line.rpartition(" ")[2]))
+
+
+async def test_open_streams_and_waiting_polls_are_counted(http: Http, tenant: Tenant) -> None:
+    async def are_open(count: int) -> bool:
+        return await open_followers(http) == count
+
+    await wait_until(lambda: are_open(0), what="that nobody follows")
+    async with following(tenant), following(tenant, after="now"):
+        await wait_until(lambda: are_open(2), what="two streams")
+        poll = asyncio.create_task(tenant.get("/events", params={"after": "now", "wait": 60}))
+        await wait_until(lambda: are_open(3), what="a poll beside them")
+        await tenant.intent("one")
+        assert (await poll).status_code == 200
+        await wait_until(lambda: are_open(2), what="the end of the poll")
+    await wait_until(lambda: are_open(0), what="the end of all")
+
+
+async def test_a_tenant_has_so_many_streams_and_a_process_so_many_for_all(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "FOLLOWERS_MAX", 3)
+    monkeypatch.setattr(events, "TENANT_FOLLOWERS_MAX", 2)
+    async with serving(database, tmp_path) as http:
+        one, other, third = await http.tenant(), await http.tenant(), await http.tenant()
+        stream = {"Accept": "text/event-stream"}
+        async with following(one), following(one):
+            for refused in (
+                await one.get("/events", headers=stream),
+                await one.get("/events", params={"after": "now", "wait": 9}),
+            ):
+                assert (refused.status_code, refused.json()["code"]) == (429, "limit-reached")
+                assert int(refused.headers["Retry-After"]) > 0
+                assert refused.headers["RateLimit-Policy"] == '"open-requests";q=2'
+            assert (await one.get("/events")).status_code == 200
+            async with following(other):
+                full = await third.get("/events", headers=stream)
+                assert (full.status_code, full.json()["code"]) == (503, "busy")
+                assert int(full.headers["Retry-After"]) > 0
+
+            async def is_free() -> bool:
+                try:
+                    async with following(third):
+                        return True
+                except AssertionError:
+                    return False
+
+            await wait_until(is_free, what="the place of the one who has gone")

@@ -56,7 +56,7 @@ async def test_a_subscription_is_made_read_changed_paused_and_deleted(http: Http
 
     changed = await tenant.request("PATCH", path, json={"types": ["*"], "headers": None})
     assert changed.status_code == 200, changed.text
-    assert (changed.json()["types"], changed.json()["headers"], changed.json()["url"]) == (["*"], {}, HOOK)
+    assert (changed.json()["types"], changed.json()["headers"], changed.json()["url"]) == (["*"], [], HOOK)
     assert (await tenant.get(path, after=changed)).json() == changed.json()
     paused = await tenant.post(f"{path}/pause")
     assert paused.json()["status"] == "paused"

@@ -145,7 +145,7 @@ async def test_a_migration_that_fails_leaves_nothing_behind_and_can_be_tried_aga
 
 async def test_upgrading_a_database_full_of_events_keeps_every_one_of_them(empty: Empty, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as earlier:
-        only(earlier, 7)
+        only(earlier, 9)
         await migrate(empty.owner_dsn)
     store = await EventStore.connect(app_dsn=empty.app_dsn, platform_dsn=empty.platform_dsn)
     try:
@@ -155,7 +155,7 @@ async def test_upgrading_a_database_full_of_events_keeps_every_one_of_them(empty
     finally:
         await store.close()
 
-    assert await migrate(empty.owner_dsn) == ALL[7:]
+    assert await migrate(empty.owner_dsn) == ALL[9:]
 
     store = await EventStore.connect(app_dsn=empty.app_dsn, platform_dsn=empty.platform_dsn)
     try:
@@ -238,3 +238,35 @@ async def test_an_administrator_needs_no_superuser(bare_cluster: Empty, owns_the
         assert len((await store.read_log(0, limit=10)).events) == 3
     finally:
         await store.close()
+
+
+async def test_headers_of_webhooks_that_were_kept_in_the_clear_are_names_after_the_upgrade(
+    bare_cluster: Empty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By an administrator who is no superuser: row-level security binds the owner of a table too."""
+    database = _beside(bare_cluster, "headers")
+    await bare_cluster.fetch("CREATE ROLE admin LOGIN CREATEROLE NOSUPERUSER")
+    await bare_cluster.fetch("CREATE DATABASE headers OWNER admin")
+    with monkeypatch.context() as earlier:
+        only(earlier, 45)
+        await migrate(database.dsn_of("admin"))
+    for id, headers in (("one", '{"Authorization": "Bearer 8f2d41c0", "X-Team": "web"}'), ("none", "{}")):
+        await database.fetch(
+            "INSERT INTO quantum.webhook_subscriptions (tenant_id, subscription_id, shard, version, config, cursor)"
+            " VALUES ('acme', $1, 0, 1, $2, 0)",
+            id, '{"secret_id": "s", "terms": {"url": "https://x", "headers": ' + headers + "}}",
+        )  # fmt: skip
+    for stream in ("subscriptions", "modules"):
+        await database.fetch("INSERT INTO quantum.snapshots VALUES ('acme', $1, 200, 'shape', 'Bearer 8f2d41c0')", stream)
+    await migrate(database.dsn_of("admin"))
+    rows = await database.fetch(
+        "SELECT subscription_id, config #>> '{terms,headers}' AS headers, config ->> 'secret_id' AS secret, config::text AS whole"
+        "  FROM quantum.webhook_subscriptions ORDER BY subscription_id DESC"
+    )
+    assert [(row["subscription_id"], row["headers"], row["secret"]) for row in rows] == [
+        ("one", '["X-Team", "Authorization"]', "s"), ("none", "[]", "s"),
+    ]  # fmt: skip
+    assert not any("8f2d41c0" in row["whole"] for row in rows)
+    assert [row["stream_id"] for row in await database.fetch("SELECT stream_id FROM quantum.snapshots")] == ["modules"]
+    forced = "SELECT relname FROM pg_class WHERE relname IN ('webhook_subscriptions', 'snapshots') AND NOT relforcerowsecurity"
+    assert await database.fetch(forced) == []

@@ -37,7 +37,7 @@ class World:
 
     def __init__(self, store: EventStore, reader: PullSubscriptionReader, tenant: str, **terms: Any) -> None:
         self.store, self.reader, self.tenant = store, reader, tenant
-        self.subscription = PullSubscription(SubscriptionId(f"{tenant}-s"), PullTerms(**terms), BEGINNING, AT)
+        self.subscription = PullSubscription(SubscriptionId(f"{tenant}-s"), PullTerms(**terms), BEGINNING, AT, AT)
 
     @property
     def id(self) -> str:

@@ -277,6 +277,9 @@ FUNCTIONS = {
     "list_intents": "SELECT * FROM quantum.list_intents($1, NULL, 1::bigint << 40, 10)",
     "list_intent_versions": "SELECT * FROM quantum.list_intent_versions($1, 'i', 1::bigint << 40, 10)",
     "list_executions": "SELECT * FROM quantum.list_executions($1, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 1::bigint << 40, 10)",
+    "match_executions": (
+        "SELECT * FROM quantum.match_executions($1, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 1::bigint << 40, 10)"
+    ),
     "list_resources": "SELECT * FROM quantum.list_resources($1, NULL, NULL, NULL, 1::bigint << 40, 10)",
     "list_subscriptions": "SELECT * FROM quantum.list_subscriptions($1, 1::bigint << 40, 10)",
     "list_modules": "SELECT * FROM quantum.list_modules($1, 1::bigint << 40, 10)",

@@ -13,7 +13,7 @@ from domain.execution_events import ExecutionStalled
 from domain.values import ExecutionId, StepId, execution_stream
 from event_store.store import EventStore
 from modules.contract import Invocation, ModuleError
-from sagas.stalls import StallCheck
+from sagas.stalls import StallCheck, reasons_to_wake
 from tests.integration.test_execution_saga import World, now, saga_running
 from tests.waiting import wait_until
 
@@ -29,11 +29,9 @@ class Watched:
         async def there() -> bool:
             stream = execution_stream(execution_id)
             state = (await self.world.store.load(self.world.tenant, stream, execution.evolve)).state
-            return (
-                state is not None
-                and any(run.status == status for run in state.runs.values())
-                and await self.world.dispatches() > 0
-            )
+            if state is None or not any(run.status == status for run in state.runs.values()):
+                return False
+            return await _rows(self.world, execution_id) == reasons_to_wake(state)  # all are there, and none of before
 
         await wait_until(there, what=f"a step that is {status}")
 
@@ -66,6 +64,7 @@ BREAKABLE: dict[str, tuple[list[dict[str, Any]], str]] = {
     "a-signal": ([{"signal": "go", "id": "go"}], "waiting"),
     "a-retry": ([{"action": "probe", "retry": {"max_attempts": 3, "initial_interval": "1h", "max_interval": "1h"}}], "retrying"),
     "a-child": ([{"workflow": "the-child", "id": "child"}], "waiting"),
+    "the-time-of-a-step": ([{"approval": {}, "id": "ok", "timeouts": {"total": "1h"}}], "waiting"),
 }
 
 

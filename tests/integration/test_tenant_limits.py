@@ -276,8 +276,12 @@ async def test_the_stall_check_is_quiet_while_executions_wait_and_puts_back_turn
             "INSERT INTO quantum.saga_admissions (tenant_id, execution_id, admitted_at)"
             " VALUES ($1, 'gone', now() - interval '1 hour')", world.tenant,
         )  # fmt: skip
-        await check.check()
-        assert check.statistics.stalled == 1
+
+        async def is_found() -> int:  # once the workers have stored how far they have come with the stream
+            await check.check()
+            return check.statistics.stalled
+
+        assert await wait_until(is_found, what="the stall to be found") == 1
         await in_line(world, 1)
         assert await world.places() == 1
         doors.let_out()

@@ -108,6 +108,28 @@ async def test_a_name_that_leads_elsewhere_after_the_check_is_asked_once_only(st
         assert reached == ["1.1.1.1"] * 2
 
 
+@pytest.mark.parametrize(
+    "address", ["::ffff:127.0.0.1", "::ffff:169.254.169.254", "64:ff9b::7f00:1", "2002:7f00:1::", "fe80::1%lo", "::1", "fd00::1"]
+)
+async def test_a_name_that_leads_inside_in_another_form_is_refused(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch, address: str
+):  # fmt: skip
+    world, loop = World(store), asyncio.get_running_loop()
+    resolve: Callable[..., Any] = loop.getaddrinfo
+
+    async def mapped(host: Any, port: Any, **options: Any) -> Any:
+        if host != "mapped.example":
+            return await resolve(host, port, **options)
+        return [(socket.AF_INET6, socket.SOCK_STREAM, 6, "", (address, port, 0, 0))]
+
+    monkeypatch.setattr(loop, "getaddrinfo", mapped)
+    async with receiver() as hook, world.delivering(network=CheckedNetwork(allow_private=False)):
+        id, _ = await world.subscribe(f"http://mapped.example:{hook.port}/hook")
+        await world.happen("execution-1")
+        assert "address-forbidden" in await _told(world, id)
+        assert hook.connections == 0
+
+
 async def test_one_address_inside_among_others_is_enough_to_refuse(store: EventStore, monkeypatch: pytest.MonkeyPatch):
     world, loop = World(store), asyncio.get_running_loop()
     resolve: Callable[..., Any] = loop.getaddrinfo

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable
 from datetime import timedelta
 
+import asyncpg
 import pytest
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
@@ -20,7 +21,9 @@ from commands.subscription import (
 from domain.subscription import Start
 from domain.values import SecretId
 from event_store.store import EventStore
+from streaming.webhooks.ledger import Ledger
 from streaming.webhooks.signing import webhook_id
+from tests.conftest import Database
 from tests.receivers import Answer, Received, Receiver, receiver
 from tests.waiting import wait_until
 from tests.webhook_world import World
@@ -383,7 +386,7 @@ async def test_one_is_delivered_again_or_everything_since_a_moment(world: World)
         await world.happen(*["execution-1"] * 3)
         await world.until_delivered(id, 3)
         again = webhook_id_of(hook.received[1], id)
-        assert await world.requests.redeliver(world.tenant, id, again) == "accepted"  # type: ignore[arg-type]
+        assert (await world.requests.redeliver(world.tenant, id, again))[0] == "accepted"  # type: ignore[arg-type]
         await wait_until(lambda: len(hook.received) == 4, what="the repeat")
         assert hook.received[3].id == hook.received[1].id
         await world.until_delivered(id, 3)
@@ -391,7 +394,7 @@ async def test_one_is_delivered_again_or_everything_since_a_moment(world: World)
         horizon = await world.store.horizon()
         page = await world.store.read_log(0, limit=1_000, tenant_id=world.tenant)
         second = [event for event in page.events if event.stream_id == "execution-1"][1]
-        assert await world.requests.rewind(world.tenant, id, None, second.recorded_at) == "accepted"
+        assert (await world.requests.rewind(world.tenant, id, None, second.recorded_at))[0] == "accepted"
         await wait_until(lambda: len(hook.received) == 6, what="everything since the second")
         assert hook.subjects[4:] == [("execution/1", 2), ("execution/1", 3)]
         await world.happen("execution-1")
@@ -439,3 +442,43 @@ async def test_a_connection_that_the_receiver_closed_meanwhile_costs_no_attempt_
         world.clock.forward(minutes=1)
         deliverer.wake()
         await world.until_delivered(id, 4)
+
+
+async def test_headers_that_were_replaced_are_forgotten_and_those_in_use_are_not(world: World, database: Database):
+    async with receiver() as hook, world.delivering() as deliverer:
+        id, _ = await world.subscribe(hook.url, headers={"X-Key": "the first"})
+        kept = await world.secrets(world.store.tenant_pool).keep_headers(world.tenant, id, {"X-Key": "the second"})
+        change = ChangeSubscription(
+            subscription_id=id, headers={"X-Key": "the second"}, headers_id=SecretId(kept), at=world.clock()
+        )  # fmt: skip
+        await world.command(change)
+        await wait_until(
+            lambda: any(lane.config.terms.headers_id == kept for lane in deliverer.lanes.values()), what="the change"
+        )
+        owner = await asyncpg.connect(database.owner_dsn)
+        try:
+            await owner.execute("UPDATE quantum.subscription_secrets SET created_at = created_at - interval '2 days'")
+        finally:
+            await owner.close()
+        await Ledger(world.store).forget_unused_secrets()
+        left = await world.store.platform_pool.fetch(
+            "SELECT secret_id FROM quantum.subscription_secrets WHERE tenant_id = $1", world.tenant
+        )
+        assert {row["secret_id"] for row in left} == {(await world.subscription(id)).secret_id, kept}
+        await world.happen("execution-1")
+        await world.until_delivered(id, 1)
+        assert hook.received[0].headers["x-key"] == "the second"
+
+
+async def test_where_headers_are_lost_nothing_is_sent_without_them(world: World, database: Database):
+    async with receiver() as hook, world.delivering():
+        id, _ = await world.subscribe(hook.url, headers={"Authorization": "Bearer 8f2d41c09b7e6a35"})
+        headers_id = (await world.subscription(id)).terms.headers_id
+        await world.store.platform_pool.execute("DELETE FROM quantum.subscription_secrets WHERE secret_id = $1", headers_id)
+        await world.happen("execution-1")
+        await wait_until(lambda: is_filed(world, id, retrying=1), what="the failure")
+        attempts = await world.store.platform_pool.fetchval(
+            "SELECT attempts FROM quantum.webhook_deliveries WHERE subscription_id = $1", id
+        )
+        assert "headers-missing" in attempts
+        assert hook.received == []

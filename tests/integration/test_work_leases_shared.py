@@ -21,12 +21,12 @@ class CountedLeases(WorkLeases):
 
     asked = at_once = at_once_most = 0
 
-    async def fetch(self, tenant_id: TenantId, actions: Collection[str], at_most: int) -> list[Leased]:
+    async def fetch(self, tenant_id: TenantId, actions: Collection[str], at_most: int, holder: str = "") -> list[Leased]:
         self.asked += 1
         self.at_once += 1
         self.at_once_most = max(self.at_once_most, self.at_once)
         try:
-            return await super().fetch(tenant_id, actions, at_most)
+            return await super().fetch(tenant_id, actions, at_most, holder)
         finally:
             self.at_once -= 1
 

@@ -13,16 +13,19 @@ from domain.refusals import StepNotWaiting
 from tests.unit.execution_play import Play
 
 ALWAYS = 99
+TOTAL = 50
 SIGNAL_OF = "signal-{}"
 
 
 @dataclass
 class Fate:
-    """What becomes of a step: how many attempts of its work fail, by item (of the whole: 0), and what comes to its gates."""
+    """What becomes of a step: how many attempts of its work fail, by item (of the whole: 0), and what comes to its gates. A child
+    that `hangs` never comes to its end."""
 
     failures: list[int] = field(default_factory=lambda: [0])
     gates: dict[str, str] = field(default_factory=dict)
     undoing_fails: bool = False
+    hangs: bool = False
 
     def failures_of(self, run_id: str) -> int:
         """How many attempts of this run fail before one succeeds."""
@@ -40,9 +43,12 @@ class Story:
 
 GATES = {
     "wait": {"due": "pass"},
-    "approval": {"approve": "pass", "reject": "fail", "expire-fail": "fail", "expire-approve": "pass", "expire-skip": "skip"},
-    "signal": {"come": "pass", "expire-fail": "fail", "expire-complete": "pass", "expire-skip": "skip"},
-}
+    "approval": {
+        "approve": "pass", "reject": "fail", "expire-fail": "fail", "expire-approve": "pass", "expire-skip": "skip",
+        "never": "fail",
+    },
+    "signal": {"come": "pass", "expire-fail": "fail", "expire-complete": "pass", "expire-skip": "skip", "never": "fail"},
+}  # fmt: skip
 """What can come to each kind of gate, and what it then means for the run."""
 
 
@@ -79,6 +85,8 @@ def _control(draw: st.DrawFn, step: dict[str, Any], fatal: bool) -> Fate:
     for gate in gates:
         what = fate.gates[gate] = draw(st.sampled_from(list(GATES[gate])))
         step[gate] = _written(gate, what, name)
+        if what == "never":
+            step["timeouts"] = {"total": TOTAL}
     if kind != "gate":
         if draw(some):
             items = draw(st.integers(0, 4))
@@ -88,6 +96,8 @@ def _control(draw: st.DrawFn, step: dict[str, Any], fatal: bool) -> Fate:
         if draw(some):
             step["fallback"] = "b"
         fate.failures = draw(st.lists(st.sampled_from([0, 0, 0, 1, 2, ALWAYS] if fatal else [0]), min_size=1, max_size=4))
+        if kind == "workflow" and fatal and draw(some):
+            fate.hangs, step["timeouts"] = True, {"total": TOTAL}
         if draw(st.booleans()):
             step["compensate"] = "undo"
             fate.undoing_fails = draw(some)
@@ -117,6 +127,8 @@ def outcome_of_run(step: dict[str, Any], fate: Fate, run_id: str) -> str:
             return "failed" if what == "fail" else "skipped"
     if "action" not in step and "workflow" not in step:
         return "completed"
+    if fate.hangs:
+        return "failed"
     attempts = step.get("retry", {}).get("max_attempts", 1) + ("fallback" in step)
     return "completed" if fate.failures_of(run_id) < attempts else "failed"
 
@@ -178,10 +190,14 @@ class Stimulus:
             waiting = play.run(self.run).waiting
             if waiting is None or waiting.detail.get("attempt") != self.number:
                 raise StepNotWaiting(play.state.execution_id, self.run)
+            if fate.hangs:
+                return play.later(TOTAL).out_of_time(self.run)
             return play.child_failed(self.run) if fails else play.child_done(self.run, self.run)
         return play.fail(self.run, attempt=self.number) if fails else play.complete(self.run, self.run, attempt=self.number)
 
     def _judge(self, play: Play, what: str) -> list[str]:
+        if what == "never":
+            return play.later(TOTAL).out_of_time(self.run)
         if what.startswith("expire-"):
             return play.due(self.run, self.number)
         if what == "come":

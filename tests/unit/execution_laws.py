@@ -115,6 +115,8 @@ def check_counters(state: Execution) -> None:
             assert run.items_settled == sum(part.status in SETTLED for part in parts)
             assert run.items_failed == sum(part.status == "failed" for part in parts)
             assert all(part.status != "pending" for part in parts[: run.items_next]), "an item is passed over"
+            cut_short = run.items_failed > 0 and not step.flow.goes_on_after_failure
+            assert not (cut_short and "waiting" in [part.status for part in parts]), "a failed loop still waits"
     if state.status in ("running", "paused"):
         failing = [s for s in state.steps if state.runs[s.id].status == "failed" and not s.flow.goes_on_after_failure]
         assert (state.failing is None) == (not failing)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modules.breaker import Breakers, Thresholds
+from modules.breaker import Breakers, Circuit, Thresholds
 from modules.contract import ModuleError
 
 URL = "https://module.example/run"
@@ -49,7 +49,7 @@ class Breaker:
         return "ok"
 
     def state(self, tenant: str = "t") -> str:
-        return str(self.all.state_of(tenant, URL)["state"])
+        return str(self.all.circuit_of(tenant, URL).state)
 
     def broken(self) -> "Breaker":
         for _ in range(4):
@@ -65,7 +65,7 @@ def test_it_opens_when_too_many_fail_and_says_when_to_come_back():
         raise AssertionError("the endpoint is asked")
     assert (raised.value.code, raised.value.retryable, raised.value.counts) == ("circuit-open", True, False)
     assert raised.value.details == {"retry_after_seconds": 7}
-    assert breaker.all.state_of("t", URL) == {"state": "open", "retry_after_seconds": 7}
+    assert breaker.all.circuit_of("t", URL) == Circuit("t", URL, "open", 3.0, 4, 7.0)
 
 
 def test_few_calls_or_few_failures_leave_it_closed():
@@ -130,7 +130,7 @@ def test_each_failed_probe_doubles_the_time_up_to_a_limit():
     assert breaker.call() == "ok"
     for _ in range(4):
         breaker.call(unreachable())
-    assert breaker.all.state_of("t", URL)["retry_after_seconds"] == 10
+    assert breaker.all.circuit_of("t", URL).probe_in_seconds == 10
 
 
 def test_a_probe_that_is_given_up_lets_another_find_out():
@@ -175,10 +175,38 @@ def test_whatever_happens_an_open_endpoint_is_left_alone_and_asked_again_in_time
     for kind, seconds in history:
         breaker.clock.now += seconds
         fault = {"fault": unreachable(), "cancel": asyncio.CancelledError()}.get(kind)
-        shown = breaker.all.state_of("t", URL)
+        shown = breaker.all.circuit_of("t", URL)
         said = breaker.call(fault)
-        assert (said == "circuit-open") == (shown["state"] == "open")
-        assert (shown["retry_after_seconds"] or 0) <= 40
+        assert (said == "circuit-open") == (shown.state == "open")
+        assert (shown.probe_in_seconds or 0) <= 40
     breaker.clock.now += 40
     assert breaker.call() == "ok"
     assert breaker.state() == "closed"
+
+
+def test_each_change_is_told_once_and_as_it_stands_then():
+    breaker, told = Breaker(), []
+    breaker.all.on_change(lambda: told.append(1))
+    assert breaker.all.take_changes() == []
+    breaker.broken()
+    assert breaker.all.take_changes() == [Circuit("t", URL, "open", 0.0, 4, 10.0)]
+    assert breaker.all.take_changes() == []
+    assert breaker.call() == "circuit-open"
+    assert breaker.all.take_changes() == []
+    breaker.clock.now += 10
+    assert [one.state for one in breaker.all.not_closed()] == ["half-open"]
+    assert breaker.call(unreachable()) == "unreachable"
+    assert breaker.all.take_changes() == [Circuit("t", URL, "open", 0.0, 5, 20.0)]
+    breaker.clock.now += 21
+    assert breaker.call() == "ok"
+    assert breaker.all.take_changes() == [Circuit("t", URL, "closed", 0.0, 0)]
+    assert breaker.all.not_closed() == []
+    assert len(told) == 5
+
+
+def test_changes_nobody_takes_do_not_pile_up():
+    breaker = Breaker(breakers_max=3)
+    for number in range(10):
+        for _ in range(4):
+            breaker.call(unreachable(), url=f"{URL}/{number}")
+    assert [one.url[-1] for one in breaker.all.take_changes()] == ["7", "8", "9"]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from domain.execution_events import ExecutionCancelled, ExecutionCompleted, ExecutionTerminated, StepWaiting
+from domain.execution_events import ExecutionCancelled, ExecutionCompleted, ExecutionTerminated, StepCancelled, StepWaiting
 from domain.execution_terms import Parent
 from domain.refusals import IntentNotExecutable, StepNotWaiting
 from domain.values import ExecutionId, StepId
@@ -99,7 +99,7 @@ def test_a_failure_elsewhere_stops_the_child() -> None:
     play = play_of(child(depends_on=[]), {"action": "a", "depends_on": []})
     running = play.only(StepWaiting).detail["execution_id"]
     assert play.fail("a") == ["failed a: broken", "give up w and child", "FAILED by a"]
-    assert [event.child for event in play.last if hasattr(event, "child")] == [running]
+    assert [event.child for event in play.last if isinstance(event, StepCancelled)] == [running]
 
 
 def test_the_parent_is_told_of_every_end() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from commands.execution import SIGNAL_BYTES_MAX
 from domain.execution_events import StepApproved, StepCompleted, StepFailed, StepRejected, StepWaiting
 from domain.refusals import (
     ExecutionHasEnded,
@@ -196,7 +197,7 @@ def test_a_signal_that_does_not_come_in_time_ends_as_the_step_says(on_expiry: st
 
 def test_a_signal_is_kept_within_bounds_and_is_json_that_can_be_stored() -> None:
     play = Play({"action": "a"})
-    for payload in ("a\0b", 2**70, {"k": "\ud800"}):
+    for payload in ("a\0b", 2**70, {"k": "\ud800"}, "x" * SIGNAL_BYTES_MAX):
         with pytest.raises(Invalid):
             play.signal("s", payload)
     for name in ("", "x" * 101, "\0"):

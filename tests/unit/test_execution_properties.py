@@ -19,7 +19,7 @@ from domain.execution_events import (
     StepSkipped,
 )
 from domain.refusals import Refusal
-from tests.unit.execution_fates import Stimulus, Story, asked_by, outcomes, stories
+from tests.unit.execution_fates import TOTAL, Stimulus, Story, asked_by, outcome_of_run, outcomes, stories
 from tests.unit.execution_play import Play, again, told
 
 COUNTED = settings(
@@ -111,6 +111,7 @@ def check_end(play: Play, story: Story) -> None:
     if not fatal:
         assert play.status == "completed"
         assert {step: play.run(step).status for step in expected} == expected
+        check_loops(play, story)
     else:
         assert play.status == "failed"
         (end,) = [event for event in play.events if isinstance(event, ExecutionFailed)]
@@ -123,6 +124,18 @@ def check_end(play: Play, story: Story) -> None:
     settled = Counter(event.step for event in play.events if isinstance(event, StepCompleted | StepFailed | StepSkipped))
     assert all(count == 1 for count in settled.values()), "what came of a run is recorded twice"
     check_undoing(play, story)
+
+
+def check_loops(play: Play, story: Story) -> None:
+    """Holds that each loop of a completed execution has the results of the items that went well, and the errors of the others."""
+    for step in story.steps:
+        run = play.run(step["id"])
+        if run.items is None:
+            continue
+        ends = [outcome_of_run(step, story.fates[step["id"]], f"{step['id']}[{index}]") for index in range(len(run.items))]
+        assert run.result == [f"{step['id']}[{index}]" if end == "completed" else None for index, end in enumerate(ends)]
+        failed = [index for index, end in enumerate(ends) if end == "failed"]
+        assert [one["index"] for one in (run.error or {}).get("items", [])] == failed
 
 
 def check_undoing(play: Play, story: Story) -> None:
@@ -146,8 +159,8 @@ def check_undoing(play: Play, story: Story) -> None:
 @given(stories(), st.data())
 def test_whatever_anybody_does_to_it_the_laws_hold_and_it_comes_to_an_end(story: Story, data: st.DataObject) -> None:
     for step in story.steps:
-        if "action" in step and data.draw(st.booleans()):
-            step["timeouts"] = {"total": 50, "queue": 5}
+        if data.draw(st.booleans()):
+            step["timeouts"] = {"total": TOTAL, "queue": 5} if "action" in step else {"total": TOTAL}
     world = World(story, timeout="1h", start={"business_key": "k", "priority": 2})
     play, steps = world.play, [step["id"] for step in story.steps]
     moves = (
@@ -206,9 +219,11 @@ def test_a_failed_execution_that_is_retried_when_all_is_well_completes(story: St
     assume(world.play.status == "failed")
     assume(not any("expire-fail" in fate.gates.values() for fate in story.fates.values()))
     for fate in story.fates.values():
-        fate.failures, fate.undoing_fails = [0], False
+        fate.failures, fate.undoing_fails, fate.hangs = [0], False, False
         if "approval" in fate.gates:
-            fate.gates["approval"] = fate.gates["approval"].replace("reject", "approve")
+            fate.gates["approval"] = fate.gates["approval"].replace("reject", "approve").replace("never", "approve")
+        if "signal" in fate.gates:
+            fate.gates["signal"] = fate.gates["signal"].replace("never", "come")
     world.to_come = []
     assert world.say(world.play.retry)
     world.finish(data)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from commands.execution import CancelExecution, CompleteStep, FailStep, PauseExecution, decide
 from domain.execution import ENDED, evolve
 from domain.values import ExecutionId, StepId
-from read_api.explaining import EXPLAINED_MAX, Due, explained
+from read_api.explaining import EXPLAINED_MAX, Due, Met, explained
 from tests.execution_histories import BROKEN, executions, started
 
 AT = datetime(2026, 11, 21, 8, 0, tzinfo=UTC)
@@ -161,3 +161,68 @@ def test_of_every_execution_that_has_not_ended_something_is_said_of_each_step_th
     busy = {run_id for run_id, run in state.runs.items() if run.status in ("running", "retrying", "waiting")}
     assert told >= (set() if state.status in ENDED else busy)
     assert all(one["sentence"].endswith((".", "broke.")) or one["reason"] == "retry" for one in said["steps"])
+
+
+def pulled(**fields: Any) -> Due:
+    """Work that is offered since a minute ago."""
+    offered = {"kind": "pull", "offered_at": AT - timedelta(minutes=1), "due_at": AT + timedelta(hours=1)}
+    return due("make", **{**offered, "queue_by": AT + timedelta(hours=1), **fields})
+
+
+FETCHED: dict[str, Any] = {
+    "queue_by": None, "claims": 2, "lease_until": AT + timedelta(seconds=30), "lease_holder": "worker-7",
+    "due_at": AT + timedelta(minutes=5),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("row", "reason", "sentence"),
+    [
+        (
+            {}, "offered",
+            "Attempt 1 is offered to the workers of the module 'm-1' since 2026-11-21T07:59:00Z; nobody has fetched it yet, and"
+            " it fails at 2026-11-21T09:00:00Z if nobody does.",
+        ),
+        (
+            FETCHED, "fetched",
+            "The worker 'worker-7' of the module 'm-1' has attempt 1: until 2026-11-21T08:00:30Z unless it is heard of before,"
+            " and until 2026-11-21T08:05:00Z at the most.",
+        ),
+        (
+            {**FETCHED, "lease_holder": None}, "fetched",
+            "A worker of the module 'm-1' has attempt 1: until 2026-11-21T08:00:30Z unless it is heard of before, and"
+            " until 2026-11-21T08:05:00Z at the most.",
+        ),
+        (
+            {**FETCHED, "lease_until": AT}, "offered",
+            "The worker 'worker-7' of the module 'm-1' has fallen silent on attempt 1: whoever asks next gets it, until"
+            " 2026-11-21T08:05:00Z.",
+        ),
+        (
+            {**FETCHED, "lease_until": None, "was_silent": True}, "offered",
+            "The worker 'worker-7' of the module 'm-1' has fallen silent on attempt 1: whoever asks next gets it, until"
+            " 2026-11-21T08:05:00Z.",
+        ),
+        (
+            {**FETCHED, "lease_until": None, "lease_holder": None}, "offered",
+            "Attempt 1 was given back, and is offered to other workers until 2026-11-21T08:05:00Z.",
+        ),
+        ({"due_at": AT}, "overdue", "The time of attempt 1 is over, which is about to be recorded."),
+        ({**FETCHED, "is_leased": True}, "overdue", "The time of attempt 1 is over, which is about to be recorded."),
+    ],
+)  # fmt: skip
+def test_work_for_workers_is_offered_or_somebodys_and_says_until_when(row: dict[str, Any], reason: str, sentence: str) -> None:
+    said, words, facts = Told({"action": "make"}).of("make", pulled(**row))
+    assert (said, words) == (reason, sentence)
+    assert facts["worker"] == row.get("lease_holder")
+    assert facts["offered_at"] == "2026-11-21T07:59:00Z"
+
+
+def test_work_that_the_tenants_limit_on_steps_keeps_from_workers_says_so() -> None:
+    told = Told({"action": "make"})
+    full = [Met("steps", None, 2, 2, None, None, None), Met("concurrency", "make", 1, 1, None, None, None)]
+    [said] = explained(told.state, [pulled()], AT, full)["steps"]
+    assert said["reason"] == "limit"
+    assert "2 steps of the tenant may be under way" in said["sentence"]
+    [said] = explained(told.state, [pulled()], AT, full[1:])["steps"]
+    assert said["reason"] == "offered", "its action's limit held it back before it was offered"

@@ -2,12 +2,15 @@
 """What may be asked of a tenant's pull subscriptions, and what the texts that stand for leases may be."""
 
 from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import pytest
 
 from commands.pull_subscription import (
     PULL_SUBSCRIPTIONS_MAX,
+    ChangePullSubscription,
     CreatePullSubscription,
     DeletePullSubscription,
     decide,
@@ -15,6 +18,7 @@ from commands.pull_subscription import (
 from domain.pull_subscription import (
     PullStart,
     PullSubscription,
+    PullSubscriptionChanged,
     PullSubscriptionCreated,
     PullSubscriptionDeleted,
     PullSubscriptions,
@@ -22,7 +26,7 @@ from domain.pull_subscription import (
     ReadLease,
     evolve,
 )
-from domain.refusals import Invalid, NotFound, TooManySubscriptions
+from domain.refusals import Invalid, NotFound, SubscriptionVersionStale, TooManySubscriptions
 from domain.values import SubscriptionId
 from streaming.pull_subscriptions import subjects_pattern, types_pattern
 from tests.streams import AT
@@ -33,6 +37,10 @@ MADE = PullSubscriptionCreated(ID, TERMS, PullStart(7), AT)
 EVENT = UUID("01980c5e-5b7f-7c22-8b4b-3f9a6f0d7c12")
 
 
+def after(seconds: float) -> datetime:
+    return AT + timedelta(seconds=seconds)
+
+
 def create(terms: PullTerms = TERMS, id: str = ID) -> CreatePullSubscription:
     return CreatePullSubscription(subscription_id=SubscriptionId(id), terms=terms, start=PullStart(7), at=AT)
 
@@ -40,13 +48,43 @@ def create(terms: PullTerms = TERMS, id: str = ID) -> CreatePullSubscription:
 def test_one_is_made_once_and_deleted_once() -> None:
     assert decide(None, create()) == [MADE]
     state = evolve(None, MADE)
-    assert state == PullSubscriptions({ID: PullSubscription(ID, TERMS, PullStart(7), AT)})
+    assert state == PullSubscriptions({ID: PullSubscription(ID, TERMS, PullStart(7), AT, AT)})
     assert decide(state, create()) == []
     delete = DeletePullSubscription(subscription_id=ID, at=AT)
     assert decide(state, delete) == [PullSubscriptionDeleted(ID, AT)]
     assert evolve(state, PullSubscriptionDeleted(ID, AT)) == PullSubscriptions({})
     with pytest.raises(NotFound):
         decide(None, delete)
+
+
+def test_a_change_keeps_what_it_does_not_name_and_says_so_once() -> None:
+    state = evolve(None, MADE)
+    change = ChangePullSubscription(subscription_id=ID, lease_seconds=120.0, types=("*",), at=after(60))
+    terms = replace(TERMS, lease_seconds=120.0, types=("*",))
+    assert decide(state, change) == [PullSubscriptionChanged(ID, terms, after(60))]
+    state = evolve(state, PullSubscriptionChanged(ID, terms, after(60)))
+    assert state.by_id[ID] == PullSubscription(ID, terms, PullStart(7), AT, after(60), 2)
+    assert decide(state, change) == []
+    with pytest.raises(NotFound):
+        decide(None, change)
+
+
+def test_a_change_that_was_based_on_another_version_is_refused() -> None:
+    state = evolve(evolve(None, MADE), PullSubscriptionChanged(ID, TERMS, AT))
+    change = ChangePullSubscription(subscription_id=ID, deliveries_max=9, expected=(1,), at=AT)
+    with pytest.raises(SubscriptionVersionStale):
+        decide(state, change)
+    assert decide(state, change.model_copy(update={"expected": (2,)}))
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [({"types": ()}, "/types"), ({"lease_seconds": 0.5}, "/lease"), ({"unacknowledged_max": 0}, "/max_unacknowledged")],
+)
+def test_a_change_to_terms_that_cannot_be_is_refused_by_its_place(change: dict[str, Any], place: str) -> None:
+    with pytest.raises(Invalid) as refusal:
+        decide(evolve(None, MADE), ChangePullSubscription(subscription_id=ID, at=AT, **change))
+    assert [fault.pointer for fault in refusal.value.faults] == [place]
 
 
 def test_a_tenant_has_so_many_and_no_more() -> None:

@@ -316,9 +316,19 @@ def test_only_actions_have_parameters() -> None:
 
 @pytest.mark.parametrize("key", ["timeout", "retry", "timeouts", "heartbeat", "concurrency"])
 def test_what_only_attempts_have_is_refused_where_there_are_none(key: str) -> None:
-    value = {"timeout": 5, "retry": 2, "timeouts": {"total": 5}, "heartbeat": 5, "concurrency": "k"}[key]
-    assert found({"workflow": "x", key: value}) == [(f"0/{key}", "no-action")]
-    assert found({"wait": 5, key: value}) == [(f"0/{key}", "no-action")]
+    value = {"timeout": 5, "retry": 2, "timeouts": {"attempt": 5}, "heartbeat": 5, "concurrency": "k"}[key]
+    place = "0/timeouts/attempt" if key == "timeouts" else f"0/{key}"
+    assert found({"workflow": "x", key: value}) == [(place, "no-action")]
+    assert found({"wait": 5, key: value}) == [(place, "no-action")]
+
+
+@pytest.mark.parametrize("step", [{"workflow": "x"}, {"wait": 5}, {"approval": True}, {"signal": "s"}])
+def test_every_step_may_have_a_time_as_a_whole(step: dict[str, Any]) -> None:
+    (read,) = parsed({**step, "timeouts": {"total": "1h"}})
+    assert read.control is not None
+    assert read.control.total_seconds == 3_600
+    queueing = {**step, "timeouts": {"total": "1h", "queue": "1m", "attempt": "1m"}}
+    assert found(queueing) == [("0/timeouts/queue", "no-action"), ("0/timeouts/attempt", "no-action")]
 
 
 def test_a_join_of_more_than_there_are_is_a_fault() -> None:

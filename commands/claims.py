@@ -1,0 +1,27 @@
+# intent_ref: commands.shell
+"""What commands claim for a stream, so that no other stream of the tenant holds it at the same time: names and keys."""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from commands import execution as execution_commands
+from commands import intent as intent_commands
+from domain import intent
+from domain.execution import Execution
+from domain.execution_events import ExecutionStarted
+from domain.values import StreamId
+from event_store import codec
+from event_store.records import Claim
+
+NAME_SCOPE = "intent-name"
+KEY_SCOPE = "execution-key"
+
+
+def of(stream_id: StreamId, state: Any, events: Sequence[codec.DomainEvent]) -> list[Claim]:
+    """What `events` take or give back, so that no two streams of the tenant hold it at a time."""
+    first = events[0]
+    if isinstance(first, intent.IntentCreated | intent.IntentArchived):
+        return [Claim(NAME_SCOPE, name, stream_id, takes) for name, takes in intent_commands.claims(cast("Any", events))]
+    if isinstance(state, Execution) or isinstance(first, ExecutionStarted):
+        return [Claim(KEY_SCOPE, key, stream_id, takes) for key, takes in execution_commands.claims(state, cast("Any", events))]
+    return []
