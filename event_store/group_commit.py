@@ -36,7 +36,8 @@ SELECT * FROM quantum.append_events(
     $13::text::int[], $14::text::text[], $15::text::text[], $16::text::text[], $17::text::text[], $18::text::bool[], $19)
 """
 APPENDS_MAX = 256
-SECOND_BATCH_FROM = 128
+SECOND_BATCH_FROM = 24
+SPLIT_FROM = 48
 EVENTS_MAX = 4096
 APPEND_BYTES_MAX = 64 << 20
 QUEUE_MAX = 20_000
@@ -179,10 +180,14 @@ class GroupCommit:
     def _share(self) -> int:
         """How many appends a writer may take now.
 
-        While a batch is being committed, what comes gathers for the next: one large batch costs much less than two small ones
-        (measured: 64 callers, 37 against 52 µs of processor time an append). A second one begins when there is plenty.
+        While a batch is being committed, what comes gathers for the next, because a large batch costs less an append than two
+        small ones. But PostgreSQL and this process take turns then; so where there is plenty, two batches go side by side, each
+        with half of it (measured with 64 callers: 64 instead of 61 µs of processor time an append, and 1.35 times the rate).
         """
-        return 0 if self._committing and len(self._queue) < SECOND_BATCH_FROM else APPENDS_MAX
+        waiting = len(self._queue)
+        if self._committing:
+            return APPENDS_MAX if waiting >= SECOND_BATCH_FROM else 0
+        return min(APPENDS_MAX, -(-waiting // 2)) if waiting >= SPLIT_FROM else APPENDS_MAX
 
     async def _commit(self, connection: Any, batch: list[_Pending], *, careful: bool = False) -> None:
         loop = asyncio.get_running_loop()
