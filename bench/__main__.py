@@ -12,6 +12,7 @@ from rich.table import Table
 
 from bench import api, append, catch_up, memory, orchestration, size, streaming, subscribers, webhooks
 from bench.ground import Figure, tell
+from quantum.server import collect_rarely
 
 PARTS = {
     "append": append,
@@ -44,6 +45,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args()
     console = Console()
+    collect_rarely()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         found = runner.run(run(options.parts or list(PARTS), 2.0 if options.quick else 6.0, console))
     table = Table("what", "Quantum", "beside", "ratio", "reach", "", box=None, pad_edge=False)

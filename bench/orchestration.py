@@ -35,6 +35,8 @@ from event_store.store import EventStore
 from modules.catalogue import Caller, builtin
 from modules.contract import InProcessModule, Invocation
 from modules.http import HttpModules
+from quantum.embedded_postgres import DatabaseUrls
+from quantum.server import collect_rarely
 from sagas.execution import ExecutionSaga
 from streaming.embedded import EmbeddedTransport
 
@@ -77,10 +79,10 @@ class Workbench:
         self._ended: dict[str, asyncio.Future[None]] = {}
 
     @contextlib.asynccontextmanager
-    async def working(self) -> AsyncIterator[None]:
-        """The saga at work, and a reader that hears of executions' ends."""
+    async def working(self, *, has_saga: bool = True) -> AsyncIterator[None]:
+        """The saga at work, where it is in this process, and a reader that hears of executions' ends."""
         stop = asyncio.Event()
-        saga = asyncio.create_task(self.saga.run(stop))
+        saga = asyncio.create_task(self.saga.run(stop) if has_saga else stop.wait())
         listener = asyncio.create_task(self._listen(await self.store.horizon()))
         try:
             yield
@@ -159,11 +161,11 @@ def layers(deep: int, wide: int) -> dict[str, Any]:
 
 
 async def executions_in(
-    store: EventStore, seconds: float, in_flight: int, definition: dict[str, Any] | None = None
+    store: EventStore, seconds: float, in_flight: int, definition: dict[str, Any] | None = None, *, has_saga: bool = True
 ) -> tuple[int, float]:
-    """(executions carried out, seconds it took) by one worker; of `STEPS` steps where nothing else is given."""
+    """(executions carried out, seconds it took); of `STEPS` steps where nothing else is given."""
     bench = Workbench(store)
-    async with bench.working():
+    async with bench.working(has_saga=has_saga):
         intent_id = await bench.intent(definition or chain(STEPS))
         await bench.execution(intent_id)
         count, ends = 0, time.perf_counter() + seconds
@@ -179,34 +181,55 @@ async def executions_in(
         return count, time.perf_counter() - began
 
 
-async def worker(app_dsn: str, platform_dsn: str, seconds: float, in_flight: int) -> None:
-    """One worker process: prints executions and seconds."""
+async def worker(app_dsn: str, platform_dsn: str, seconds: float, in_flight: int, role: str) -> None:
+    """One process: `all` and `caller` print executions and seconds; a `saga` carries executions out until its input ends."""
+    collect_rarely()
     store = await EventStore.connect(app_dsn=app_dsn, platform_dsn=platform_dsn)
     try:
-        count, took = await executions_in(store, seconds, in_flight)
+        if role == "saga":
+            async with Workbench(store).working():
+                await asyncio.to_thread(sys.stdin.read)
+            return
+        count, took = await executions_in(store, seconds, in_flight, has_saga=role == "all")
     finally:
         await store.close()
     print(count, took)
 
 
-async def steps_a_second(app_dsn: str, platform_dsn: str, workers: int, seconds: float) -> float:
-    """Steps a second of `workers` processes that share `IN_FLIGHT` executions."""
-    commands = [
-        ("bench.orchestration", app_dsn, platform_dsn, str(seconds), str(IN_FLIGHT // workers)) for _ in range(workers)
-    ]  # fmt: skip
-    return sum(await asyncio.gather(*(_steps_of(*command) for command in commands)))
+SHAPES = {"one process": ("all",), "two processes": ("all", "all"), "one calls, one carries out": ("caller", "saga")}
+"""How the platform is spread: each of its processes may have every role, or one."""
+
+
+async def steps_a_second(urls: DatabaseUrls, roles: tuple[str, ...], seconds: float) -> float:
+    """Steps a second of processes with these roles; those that call share `IN_FLIGHT` executions."""
+    in_flight = IN_FLIGHT // sum(role != "saga" for role in roles)
+    words = (urls.app_dsn, urls.platform_dsn, str(seconds), str(in_flight))
+    sagas = [await _started("bench.orchestration", *words, "saga", stdin=subprocess.PIPE) for role in roles if role == "saga"]
+    calls = (_steps_of("bench.orchestration", *words, role) for role in roles if role != "saga")
+    try:
+        return sum(await asyncio.gather(*calls))
+    finally:
+        await asyncio.gather(*(saga.communicate(b"") for saga in sagas))
 
 
 async def dbos_steps_a_second(owner_dsn: str, seconds: float) -> float:
-    """Steps a second of DBOS, the better of its two ways."""
-    return await _steps_of("bench.peer_dbos", owner_dsn, str(seconds / 2))
+    """Steps a second of DBOS, the better of its two ways, in one process or in two."""
+    rates = []
+    for processes in (1, 2):
+        words = (owner_dsn, str(seconds / 4), str(IN_FLIGHT // processes))
+        rates.append(sum(await asyncio.gather(*(_steps_of("bench.peer_dbos", *words, f"p{n}") for n in range(processes)))))
+        tell(f"DBOS in {processes} process{'es' if processes > 1 else ''}: {rates[-1]:,.0f} steps/s")
+    return max(rates)
+
+
+async def _started(module: str, *arguments: str, stdin: int | None = None) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", module, *arguments, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
 
 
 async def _steps_of(module: str, *arguments: str) -> float:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", module, *arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
-    output, _ = await process.communicate()
+    output, _ = await (await _started(module, *arguments)).communicate()
     count, took = output.splitlines()[-1].split()
     return int(count) / float(took) * STEPS
 
@@ -215,12 +238,11 @@ async def measure(seconds: float) -> list[Figure]:
     """Steps a second beside DBOS, the latency of a dispatch, and what width, waiting and floods cost."""
     async with postgres() as (_, urls):
         dbos = await dbos_steps_a_second(urls.owner_dsn, seconds)
-        tell(f"DBOS: {dbos:,.0f} steps/s")
         restate = await best_steps_a_second(seconds / 2)
         rates = {}
-        for count in (1, 2):
-            rates[count] = await steps_a_second(urls.app_dsn, urls.platform_dsn, count, seconds)
-            tell(f"Quantum with {count} worker{'s' if count > 1 else ''}: {rates[count]:,.0f} steps/s")
+        for shape, roles in SHAPES.items():
+            rates[shape] = await steps_a_second(urls, roles, seconds)
+            tell(f"Quantum, {shape}: {rates[shape]:,.0f} steps/s")
         async with event_store(urls) as store:
             median, last = await _latencies(store, int(seconds * 40))
             tell(f"dispatch latency, idle: median {median:.1f} ms, p99 {last:.1f} ms")
@@ -231,8 +253,8 @@ async def measure(seconds: float) -> list[Figure]:
             tell(f"p95 dispatch latency: {flooded:.1f} ms in a flood, {idle:.1f} ms idle; now executions that wait")
         async with event_store(urls) as store:
             few, many, memory = await _waiting(store, 1_000, 100_000 if seconds > 4 else 20_000)
-    workers, best = max(rates.items(), key=lambda rate: rate[1])
-    what, ours = f"chains of 5 no-op steps, 64 in flight, {workers} worker{'s' if workers > 1 else ''}", f"{best:,.0f} steps/s"
+    shape, best = max(rates.items(), key=lambda rate: rate[1])
+    what, ours = f"chains of 5 no-op steps, 64 in flight: {shape}", f"{best:,.0f} steps/s"
     beside_restate = []
     if restate is not None:
         setting, rate = restate
@@ -325,4 +347,4 @@ async def _flood(store: EventStore, calls: int) -> tuple[float, float]:
 if __name__ == "__main__":
     import uvloop
 
-    uvloop.run(worker(sys.argv[1], sys.argv[2], float(sys.argv[3]), int(sys.argv[4])))
+    uvloop.run(worker(sys.argv[1], sys.argv[2], float(sys.argv[3]), int(sys.argv[4]), sys.argv[5]))

@@ -1,10 +1,12 @@
 # intent_ref: bench.orchestration
-"""DBOS carrying out workflows of five no-op steps, as its documentation has them: `python -m bench.peer_dbos DSN SECONDS`.
+"""DBOS carrying out workflows of five no-op steps: `python -m bench.peer_dbos DSN SECONDS IN_FLIGHT NAME`.
 
-Prints workflows and seconds, for asynchronous and for threaded workflows, whichever is faster.
+Prints workflows and seconds, for asynchronous and for threaded workflows, whichever is faster. Sixteen connections that are not
+tried out before each use were the best setting found; `NAME` tells processes apart that share the work.
 """
 
 import asyncio
+import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,8 +14,8 @@ from urllib.parse import parse_qs, urlsplit
 
 from dbos import DBOS, DBOSConfig
 
-IN_FLIGHT = 64
 STEPS = 5
+POOL = 16
 
 
 @DBOS.step()
@@ -40,8 +42,8 @@ def five_steps_threaded() -> None:
         nothing_threaded()
 
 
-async def asynchronous(seconds: float) -> tuple[int, float]:
-    """(workflows, seconds) with `IN_FLIGHT` coroutines."""
+async def asynchronous(seconds: float, in_flight: int) -> tuple[int, float]:
+    """(workflows, seconds) with so many coroutines."""
     count, ends = 0, time.perf_counter() + seconds
 
     async def caller() -> None:
@@ -51,12 +53,12 @@ async def asynchronous(seconds: float) -> tuple[int, float]:
             count += 1
 
     began = time.perf_counter()
-    await asyncio.gather(*(caller() for _ in range(IN_FLIGHT)))
+    await asyncio.gather(*(caller() for _ in range(in_flight)))
     return count, time.perf_counter() - began
 
 
-def threaded(seconds: float) -> tuple[int, float]:
-    """(workflows, seconds) with `IN_FLIGHT` threads."""
+def threaded(seconds: float, in_flight: int) -> tuple[int, float]:
+    """(workflows, seconds) with so many threads."""
     ends = time.perf_counter() + seconds
 
     def caller(_number: int) -> int:
@@ -67,23 +69,25 @@ def threaded(seconds: float) -> tuple[int, float]:
         return count
 
     began = time.perf_counter()
-    with ThreadPoolExecutor(IN_FLIGHT) as pool:
-        count = sum(pool.map(caller, range(IN_FLIGHT)))
+    with ThreadPoolExecutor(in_flight) as pool:
+        count = sum(pool.map(caller, range(in_flight)))
     return count, time.perf_counter() - began
 
 
-def main(dsn: str, seconds: float) -> None:
+def main(dsn: str, seconds: float, in_flight: int, name: str) -> None:
     """Runs both ways and prints the better one."""
     parts = urlsplit(dsn)
     socket = parse_qs(parts.query)["host"][0]
     url = f"postgresql://postgres@/dbos_peer?host={socket}"
+    os.environ["DBOS__VMID"] = name
     config: DBOSConfig = {
-        "name": "peer", "system_database_url": url, "sys_db_pool_size": IN_FLIGHT, "log_level": "ERROR",
+        "name": "peer", "system_database_url": url, "sys_db_pool_size": POOL, "log_level": "ERROR",
+        "db_engine_kwargs": {"pool_size": POOL, "max_overflow": 0, "pool_timeout": 30, "pool_pre_ping": False},
     }  # fmt: skip
     DBOS(config=config)
     DBOS.launch()
     try:
-        figures = [asyncio.run(asynchronous(seconds)), threaded(seconds)]
+        figures = [asyncio.run(asynchronous(seconds, in_flight)), threaded(seconds, in_flight)]
     finally:
         DBOS.destroy()
     best = max(figures, key=lambda figure: figure[0] / figure[1])
@@ -91,4 +95,4 @@ def main(dsn: str, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], float(sys.argv[2]))
+    main(sys.argv[1], float(sys.argv[2]), int(sys.argv[3]), sys.argv[4])

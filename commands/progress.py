@@ -229,7 +229,9 @@ def _settle(turn: Turn, event: StepCompleted | StepFailed | StepSkipped) -> None
     turn.add(event)
     step = step_of_run(event.step)
     if event.step == step:
-        turn.queue.extend(turn.state.plan.dependents[step])
+        # All but the last answer of a wide layer change nothing for those behind it: they need no look.
+        waits = turn.state.waits
+        turn.queue.extend([one for one in turn.state.plan.dependents[step] if not waits[one.id] or one.flow.join is not None])
         return
     planned = turn.state.plan.by_id[step]
     turn.queue.append(planned)

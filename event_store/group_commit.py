@@ -36,7 +36,7 @@ SELECT * FROM quantum.append_events(
     $13::text::int[], $14::text::text[], $15::text::text[], $16::text::text[], $17::text::text[], $18::text::bool[], $19)
 """
 APPENDS_MAX = 256
-SECOND_BATCH_FROM = 24
+SECOND_BATCH_FROM = 32
 SPLIT_FROM = 48
 EVENTS_MAX = 4096
 APPEND_BYTES_MAX = 64 << 20

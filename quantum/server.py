@@ -73,9 +73,7 @@ async def served(
                 timeout_graceful_shutdown=_DRAIN_SECONDS, backlog=2048,
             )  # fmt: skip
             server = _Server(config)
-            # What the start has made stays: the collector need not walk it for every few hundred requests' leavings.
-            gc.freeze()
-            gc.set_threshold(*_GC_THRESHOLDS)
+            collect_rarely()
             ended = asyncio.Event()
             task = asyncio.create_task(server.serve([listener]), name="http")
             task.add_done_callback(lambda _task: ended.set())
@@ -88,6 +86,12 @@ async def served(
             finally:
                 server.should_exit = True
                 await asyncio.gather(task, return_exceptions=True)
+
+
+def collect_rarely() -> None:
+    """What the start has made stays: the collector need not walk it for every few hundred requests' leavings."""
+    gc.freeze()
+    gc.set_threshold(*_GC_THRESHOLDS)
 
 
 def _bound(settings: Settings) -> socket.socket:

@@ -72,10 +72,11 @@ class Attempts:
 
     def __init__(
         self, shell: Shell, call: Call, statistics: Statistics, trace: Trace = untraced, clock: Clock = now,
-        recorded: Recorded | None = None,
+        recorded: Recorded | None = None, took: Callable[[Dispatch, float], None] = lambda dispatch, seconds: None,
     ) -> None:  # fmt: skip
+        """`recorded` hears of each answer in the log, `took` of the seconds that a module took for its answer."""
         self._shell, self._call, self._trace, self._clock = shell, call, trace, clock
-        self._statistics = statistics
+        self._statistics, self._took = statistics, took
         self._outcomes = Outcomes(shell, recorded)
 
     async def make(self, dispatch: Dispatch) -> Later | None:
@@ -160,7 +161,9 @@ class Attempts:
         except ModuleError as error:
             outcome = error.code
             result = self._failed_with(dispatch, error)
-        self._statistics.observe_call(work.module, outcome, loop.time() - began)
+        seconds = loop.time() - began
+        self._took(dispatch, seconds)
+        self._statistics.observe_call(work.module, outcome, seconds)
         return result
 
     def _failed_with(self, dispatch: Dispatch, error: ModuleError) -> FailStep:

@@ -27,6 +27,7 @@ from sagas.ahead import Ahead, calls_after
 from sagas.attempts import Attempts, Call, Statistics, Trace, untraced
 from sagas.clock import Clock, now
 from sagas.dispatches import ALIVE_SECONDS, Dispatch, Dispatches, Key, Kind, Later
+from sagas.new_executions import keep_new
 from sagas.quickness import Quickness
 from sagas.reactions import NEVER, TOPICS, Cause, Drop, Reaction, react, settled
 from sagas.room import Limits, Room
@@ -42,7 +43,7 @@ _HEARTBEAT_SECONDS = 1.0
 _CHECKS_AFTER_FAULT = 5
 _CLAIM_PAUSE_SECONDS = 0.005
 _FAULT_PAUSE_SECONDS = 0.5
-_QUICK_SECONDS_MAX = 0.02
+_QUICK_SECONDS_MAX = 0.05
 _LIMITS = Limits()
 _FAULTS: tuple[type[Exception], ...] = (*DATABASE_FAULTS, StoreUnavailable)
 
@@ -60,13 +61,13 @@ class ExecutionSaga:
         self.statistics = Statistics()
         self._shell, self._offered = shell, offered
         self._transport, self._limits, self._clock = transport, limits, clock or now
-        self._attempts = Attempts(shell, call, self.statistics, trace, self._clock, self._go_on)
         self._wakes, self._admissions = Wakes(shell, self._clock), Admissions(shell, self._clock)
         self.worker = secrets.token_hex(8)
         self._dispatches = Dispatches(shell.store.platform_pool, self.worker, clock, installation=limits.installation)
         self._running: dict[Key, tuple[Kind, asyncio.Task[None]]] = {}
         self._room = Room(limits)
         self._quickness, self._ahead = Quickness(), Ahead()
+        self._attempts = Attempts(shell, call, self.statistics, trace, self._clock, self._go_on, self._quickness.took)
         self._rowless: set[Key] = set()
         self._unmade: set[Key] = set()
         self._asleep: set[Key] = set()
@@ -104,6 +105,7 @@ class ExecutionSaga:
 
     async def _handle(self, messages: Sequence[Message]) -> None:
         """The stream's handler: returns when every reaction is durable."""
+        keep_new(self._shell.store.states, messages)
         reactions: list[Reaction] = []
         for message in messages:
             begun = self._ahead.heard_of(message.event_id)
@@ -237,7 +239,6 @@ class ExecutionSaga:
         task.add_done_callback(lambda _task: self._made(dispatch))
 
     async def _make(self, dispatch: Dispatch) -> None:
-        began = asyncio.get_running_loop().time()
         try:
             await self._do(dispatch)
         except asyncio.CancelledError:
@@ -253,8 +254,6 @@ class ExecutionSaga:
                 self._unmade.add(dispatch.key)
             else:
                 self._sweeper.failed(dispatch.key)
-        else:
-            self._quickness.took(dispatch, asyncio.get_running_loop().time() - began)
         self._sweeper.sweep()
 
     async def _do(self, dispatch: Dispatch) -> None:

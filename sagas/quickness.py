@@ -9,7 +9,7 @@ _WEIGHT = 0.2
 
 
 class Quickness:
-    """How long the calls of each action take, the record of their outcome included: an average that forgets."""
+    """How long the calls of each action take: an average that forgets."""
 
     def __init__(self) -> None:
         self._seconds: dict[tuple[str, str], float] = {}
