@@ -44,6 +44,8 @@ _CHECKS_AFTER_FAULT = 5
 _CLAIM_PAUSE_SECONDS = 0.005
 _FAULT_PAUSE_SECONDS = 0.5
 _QUICK_SECONDS_MAX = 0.05
+_MESSAGES_MAX = 100
+_BEGUN_TOGETHER = 16
 _LIMITS = Limits()
 _FAULTS: tuple[type[Exception], ...] = (*DATABASE_FAULTS, StoreUnavailable)
 
@@ -90,7 +92,8 @@ class ExecutionSaga:
         sweeper = asyncio.create_task(self._sweeper.run(), name="saga-sweeper")
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._transport.consume(GROUP, self._handle, stop=stop, topics=TOPICS), name="saga-consumer")
+                consuming = self._transport.consume(GROUP, self._handle, stop=stop, topics=TOPICS, batch_max=_MESSAGES_MAX)
+                group.create_task(consuming, name="saga-consumer")
                 group.create_task(self._take_due(stop), name="saga-timers")
         finally:
             self._stopping = True
@@ -257,8 +260,7 @@ class ExecutionSaga:
         self._sweeper.sweep()
 
     async def _do(self, dispatch: Dispatch) -> None:
-        """Does what is due. The row goes, or it stays asleep: as a promise to call back, as work that is offered to a module's
-        workers, or as the sign that a child runs."""
+        """Does what is due. The row goes, or it stays asleep until a callback, a module's worker, or a child's end."""
         match dispatch.kind:
             case "call":
                 later = await self._attempts.make(dispatch)
@@ -325,8 +327,10 @@ class ExecutionSaga:
                     self._checks_due = _CHECKS_AFTER_FAULT
                     taken = []
                     await first_of(_FAULT_PAUSE_SECONDS, stop)
-                for dispatch in taken:
+                for number, dispatch in enumerate(taken, start=1):
                     self._start(dispatch)
+                    if number % _BEGUN_TOGETHER == 0:
+                        await asyncio.sleep(0)  # whoever has one call waits for a few of these, not for all
             else:
                 self._room.backlog = True
             await first_of(_CLAIM_PAUSE_SECONDS, stop)

@@ -20,7 +20,7 @@ from event_store.records import StoreUnavailable, StreamBusy
 from sagas.dispatches import Dispatch
 
 ACTOR = "saga:execution"
-TOGETHER_MAX = 200
+TOGETHER_MAX = 64
 _BACK_OFF_SECONDS = 0.1
 _BACK_OFF_SECONDS_MAX = 2.0
 
