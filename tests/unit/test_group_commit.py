@@ -1,0 +1,52 @@
+# intent_ref: tests.append
+"""How a queue of appends is dealt out to writers: halves of a full one side by side, and never what another has in its hands."""
+
+from typing import Any
+
+from domain.values import StreamId, TenantId
+from event_store.group_commit import APPENDS_MAX, SECOND_BATCH_FROM, SPLIT_FROM, GroupCommit, _events_in, _Pending, _resources
+from event_store.ids import uuid7
+from event_store.records import NO_STREAM, Append, Metadata, NewEvent, StreamAppend
+
+
+class Answer:
+    """A future that nobody has answered."""
+
+    def done(self) -> bool:
+        return False
+
+
+def queued(count: int, stream: str = "") -> GroupCommit:
+    commit = GroupCommit(lambda: None, lambda: None)
+    for number in range(count):
+        part = StreamAppend(StreamId(stream or f"s-{number}"), [NewEvent(uuid7(), "t", b"{}")], NO_STREAM)
+        append = Append(TenantId("tenant-1"), uuid7(), Metadata("c", None, "a", None), (part,), ())
+        answer: Any = Answer()
+        commit._queue.append(_Pending(append, _resources(append), _events_in(append), answer, 0.0))
+    return commit
+
+
+def test_a_full_queue_is_halved_and_the_other_half_goes_beside_the_first() -> None:
+    commit = queued(64)
+    assert len(commit._take()) == 32
+    commit._committing = 1
+    assert len(commit._take()) == 32
+
+
+def test_a_short_queue_goes_as_one_batch_and_what_comes_meanwhile_waits() -> None:
+    commit = queued(SPLIT_FROM - 1)
+    assert len(commit._take()) == SPLIT_FROM - 1
+    later = queued(SECOND_BATCH_FROM - 1)
+    later._committing = 1
+    assert later._take() == []
+
+
+def test_no_batch_is_larger_than_may_be() -> None:
+    assert len(queued(APPENDS_MAX * 3)._take()) == APPENDS_MAX
+
+
+def test_appends_to_one_stream_follow_each_other() -> None:
+    commit = queued(64, "the-same")
+    assert len(commit._take()) == 1
+    commit._committing = 1
+    assert commit._take() == []
