@@ -112,8 +112,19 @@ class Wakes:
             except Refusal as refusal:
                 error = {"code": refusal.code, "message": str(refusal)}
         if error is None:
-            return False
+            return await self._is_orphan(dispatch, detail["execution_id"])
         await self._tell_under(dispatch, FailGate(**self._run(dispatch), gate=detail["gate"], error=error), "refused")
+        return True
+
+    async def _is_orphan(self, dispatch: Dispatch, child: str) -> bool:
+        """Whether the parent gave the child up while it was being started, when the order to stop it found nothing; then it is
+        stopped now."""
+        state = await self._state(dispatch)
+        if state is None or _waits_for_child(state, dispatch.step, child):
+            return False
+        stop = TerminateExecution if state.status == "terminated" else CancelExecution
+        reason = "The execution that this one was a part of does not wait for it any more."
+        await self._tell_under(dispatch, stop(execution_id=ExecutionId(child), reason=reason, at=self._clock()), "orphan")
         return True
 
     async def _hear_of_child(self, dispatch: Dispatch, detail: dict[str, Any]) -> None:

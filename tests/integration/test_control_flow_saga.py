@@ -2,14 +2,16 @@
 """The time of a step as a whole, loops with failed items and times of a place, carried out on a real log by real sagas."""
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 
-from commands.execution_commands import ApproveStep, RejectStep, RetryExecution, SignalExecution
-from domain.values import ExecutionId
+from commands.execution_commands import ApproveStep, CancelExecution, RejectStep, RetryExecution, SignalExecution
+from domain.execution_events import StepWaiting
+from domain.values import ExecutionId, TenantId
 from event_store.store import EventStore
 from modules.contract import Invocation, ModuleError
 from tests.execution_world import ExecutionWorld, Running, now, sagas_on
@@ -49,6 +51,32 @@ async def test_a_child_is_stopped_when_its_step_has_run_out_of_time(store: Event
         await child.ended("cancelled")
         await nothing_left(world)
     assert await parent.lines() == ["begin", "wait w: child", "failed w: timeout", "COMPLETED"]
+
+
+async def test_a_child_whose_parent_is_cancelled_while_it_is_being_started_is_stopped(store: EventStore) -> None:
+    world = ExecutionWorld(store, "orphan-child")
+    await world.define("leaf", {"target": "t", "steps": [{"signal": "never", "id": "s"}]})
+    parents: list[Running] = []
+
+    async def may_start(tenant_id: TenantId, is_part: bool) -> bool:
+        if is_part:  # the child is decided on and not in the log yet: the order to stop it finds nothing
+            await wait_until(lambda: parents, what="the parent to be known")
+            await parents[0].say(CancelExecution)
+            await wait_until(stopped, what="the order to stop the child to have been given")
+        return False
+
+    async def stopped() -> bool:
+        return (await parents[0].state()).status == "cancelled" and await world.rows() == 0
+
+    world.shell = replace(world.shell, may_start=may_start)
+    async with sagas_on(world):
+        parents.append(await world.run({"workflow": "leaf", "id": "w"}))
+        await parents[0].ended("cancelled")
+        waiting = next(event for event in await parents[0].events() if isinstance(event, StepWaiting))
+        child = Running(world, ExecutionId(waiting.detail["execution_id"]))
+        await child.until_beginning()
+        await child.ended("cancelled")
+        await nothing_left(world)
 
 
 async def child_of(running: Running, step: str) -> Running:
