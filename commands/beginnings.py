@@ -148,9 +148,17 @@ def _limits(state: Execution, at: datetime, planned: PlannedStep, run_id: StepId
         expires_at = at + timedelta(seconds=flow.total_seconds)
     key = None if run.limits is None else run.limits.slot_key
     if flow.concurrency_key is not None and key is None:
-        key = str(evaluate(flow.concurrency_key, scope_of(state, run_id)))[:SLOT_KEY_CHARS_MAX]
+        key = slot_key_of(str(evaluate(flow.concurrency_key, scope_of(state, run_id))))
     limits = StepLimits(priority, queue_by, expires_at, key, None if key is None else flow.concurrency_max, metered)
     return limits if limits != _NO_LIMITS else None
+
+
+def slot_key_of(text: str) -> str:
+    """The key as it is kept: a long one by its beginning and its digest, so that two long ones do not share a slot."""
+    if len(text) <= SLOT_KEY_CHARS_MAX:
+        return text
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    return text[: SLOT_KEY_CHARS_MAX - len(digest)] + digest
 
 
 def expression_error(fault: ExpressionFailed) -> dict[str, Any]:

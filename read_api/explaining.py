@@ -137,16 +137,25 @@ def _of_run(
     if run is None:
         return
     if run.status == "waiting" and run.waiting is not None:
-        yield run_id, run, _waits(run.waiting, run.due_at, rows.children.get(run_id), present)
+        yield run_id, run, _in_time(run, _waits(run.waiting, run.due_at, rows.children.get(run_id), present))
     elif run.status in ("running", "retrying"):
         row = rows.calls.get((run_id, run.attempts))
-        yield run_id, run, _attempted(_work(step, run_id, run), run, row, present, rows.limits)
+        yield run_id, run, _in_time(run, _attempted(_work(step, run_id, run), run, row, present, rows.limits))
     undoing = state.runs.get(undoing_run(run_id))
     if undoing is not None and undoing.status in ("running", "retrying"):
         work = _work(step, undoing_run(run_id), undoing)
         row = rows.calls.get((undoing_run(run_id), undoing.attempts))
         reason, sentence, facts = _attempted(work, undoing, row, present, rows.limits)
         yield undoing_run(run_id), undoing, ("compensating", f"It is being undone. {sentence}", {**facts, "call": reason})
+
+
+def _in_time(run: StepRun, why: Why) -> Why:
+    """The same, and until when the step as a whole may take."""
+    if run.limits is None or run.limits.expires_at is None:
+        return why
+    reason, sentence, facts = why
+    until = timestamp(run.limits.expires_at)
+    return reason, f"{sentence} The step as a whole has until {until}.", {**facts, "step_expires_at": until}
 
 
 def _work(step: PlannedStep, run_id: str, run: StepRun) -> Work:
@@ -185,7 +194,8 @@ def _of_loop(step: PlannedStep, run: StepRun) -> Why:
     }  # fmt: skip
     sentence = f"{run.items_settled} of {_count(total, 'item')} are over; at most {at_once} at a time are under way."
     if run.items_failed and not step.flow.goes_on_after_failure:
-        sentence = f"{_count(run.items_failed, 'item')} failed: no further one begins, and those under way are waited for."
+        failed = _count(run.items_failed, "item")
+        sentence = f"{failed} failed: no further one begins, what waits is given up, and attempts under way come to their end."
     return "items", sentence, facts
 
 

@@ -130,6 +130,13 @@ def test_an_execution_that_waits_for_its_turn_says_so() -> None:
     assert [(one["step"], one["reason"]) for one in said["steps"]] == [("make", "turn")]
 
 
+@pytest.mark.parametrize("step", [{"action": "make"}, {"id": "make", "approval": True}, {"id": "make", "workflow": "release@2"}])
+def test_a_step_with_a_time_for_all_it_does_says_until_when(step: dict[str, Any]) -> None:
+    _, sentence, facts = Told({**step, "timeouts": {"total": "90s"}}).of("make", due("make", is_leased=True))
+    assert sentence.endswith("The step as a whole has until 2026-11-21T08:01:30Z.")
+    assert facts["step_expires_at"] == "2026-11-21T08:01:30Z"
+
+
 def test_a_child_says_whether_it_has_begun() -> None:
     told = Told({"id": "run", "workflow": "release@2"})
     assert told.of("run", due("run", -1, kind="child", is_queued=True))[2]["has_begun"] is False
