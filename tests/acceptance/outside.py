@@ -31,7 +31,7 @@ DEPLOY: dict[str, Any] = {
     },
 }
 ENDS = ("execution_completed", "execution_failed", "execution_cancelled")
-_COVERED = [f"acme-{number}" for number in range(1, 121)]
+_COVERED = [f"acme-{number}" for number in range(1, 201)]
 _numbers = itertools.count(1)
 
 
