@@ -181,6 +181,11 @@ def test_a_concurrency_key_that_cannot_be_made_fails_the_step() -> None:
     assert isinstance(play.last[1], StepFailed)
 
 
-def test_a_concurrency_key_is_cut_to_its_length() -> None:
-    play = Play({"action": "a", "concurrency": "${{ inputs.k }}"}, start={"inputs": {"k": "x" * 1_000}})
-    assert play.only(StepStarted).limits.slot_key == "x" * 200
+def test_a_long_concurrency_key_is_kept_by_its_beginning_and_what_tells_it_apart() -> None:
+    keys = []
+    for end in ("a", "b"):
+        play = Play({"action": "a", "concurrency": "${{ inputs.k }}"}, start={"inputs": {"k": "x" * 1_000 + end}})
+        keys.append(play.only(StepStarted).limits.slot_key)
+    assert keys[0] != keys[1]
+    assert {len(key) for key in keys} == {200}
+    assert all(key.startswith("x" * 100) for key in keys)
