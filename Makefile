@@ -1,7 +1,7 @@
 # intent_ref: ground.make
 # `make` lists what it can do. Everything is installed into .venv, by exact versions and hashes.
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint bench pins clean
+.PHONY: help demo serve test endurance lint bench pins clean
 SHELL := /bin/sh
 BIN := .venv/bin
 TEST_PROCESSES ?= 2
@@ -19,7 +19,10 @@ serve: .venv/runtime ## Runs the platform at http://127.0.0.1:8000 until Ctrl-C
 
 test: lint ## Lint, then the quick tests, then the slow ones
 	$(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile -m "not slow and not chaos"
-	$(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile -m "slow or chaos"
+	$(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile -m "(slow or chaos) and not endurance"
+
+endurance: .venv/dev ## The longest tests: whole suites over brokers that break, and thousands of random requests
+	$(BIN)/python -m pytest -q -m endurance
 
 lint: .venv/dev ## Style, types, import contracts and house rules
 	@$(BIN)/ruff check .

@@ -30,7 +30,7 @@ from streaming.transport import Message
 from tests.chaos.stream_worker import note, open_notes
 from tests.conftest import Database
 from tests.streams import METADATA, new_events
-from tests.transport_engines import ENGINES, Engine
+from tests.transport_engines import ENGINES, SLOW_ENGINES, Engine
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
@@ -40,7 +40,10 @@ EVENTS = STREAMS * EACH * ROUNDS
 STANDSTILL_SECONDS_MAX = 60.0
 
 
-@pytest.fixture(scope="module", params=sorted(ENGINES))
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=[pytest.mark.endurance] * (name in SLOW_ENGINES)) for name in sorted(ENGINES)],
+)
 async def engine(request: pytest.FixtureRequest) -> AsyncIterator[Engine]:
     engine = ENGINES[request.param]()
     try:

@@ -48,6 +48,7 @@ async def break_things(hub: EventHubsProcess, seed: int) -> int:
 
 @pytest.mark.slow
 @pytest.mark.chaos
+@pytest.mark.endurance
 async def test_a_hub_that_breaks_all_the_time_delays_events_and_loses_none(store: EventStore) -> None:
     seen, sent = Seen("t"), messages(EVENTS, streams=STREAMS)
     checkpoints = PostgresCheckpointStore(store.platform_pool)

@@ -18,7 +18,7 @@ from tests.kafka_broker import kafka_broker
 from tests.platforms import Postgres, Served, external, temporary_directory
 from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.chaos, pytest.mark.slow]
+pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.endurance]
 BLOWS, EACH = 10, 10
 BETWEEN = 5
 """Requests that are accepted between two blows."""

@@ -20,7 +20,7 @@ from tests.acceptance.outside import Outside, Tenant, token
 from tests.platforms import Served, temporary_directory
 from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.chaos, pytest.mark.slow]
+pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.endurance]
 EXECUTIONS = 60
 WORKERS = 3
 KILLS = 20

@@ -85,6 +85,7 @@ async def test_the_docs_page_can_load_what_it_shows(http: Http):
 
 
 @pytest.mark.slow
+@pytest.mark.endurance
 async def test_schemathesis_finds_no_server_error_and_no_undocumented_answer(http: Http, tmp_path: Path):
     tenant = await http.tenant()
     checks = (

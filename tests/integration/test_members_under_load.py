@@ -12,7 +12,7 @@ from streaming.relay import Relay
 from streaming.transport import Message
 from tests.consumers import Seen, assert_in_order, consuming, relaying
 from tests.streams import append
-from tests.transport_engines import ENGINES, Engine, MeasuredTransport
+from tests.transport_engines import ENGINES, SLOW_ENGINES, Engine, MeasuredTransport
 from tests.waiting import wait_until
 
 STREAMS = 48
@@ -28,7 +28,7 @@ REPEATS_MAX = 6 * BATCH_MAX
 pytestmark = [pytest.mark.slow]
 
 
-@pytest.fixture(params=sorted(ENGINES))
+@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.endurance] * (name in SLOW_ENGINES)) for name in sorted(ENGINES)])
 async def engine(request: pytest.FixtureRequest) -> AsyncIterator[Engine]:
     engine = ENGINES[request.param]()
     try:
