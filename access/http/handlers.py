@@ -96,11 +96,15 @@ async def _nobody_there(request: Request, fault: Exception) -> Response:
 
 
 def allowed_methods(request: Request) -> list[str]:
-    """The methods that some route has at this path."""
+    """The methods that some route has at this path; where it is an address of its own, what a variable could stand for is not
+    counted."""
     found: set[str] = set()
+    own: set[str] = set()
     for route in request.app.routes:
         match, _ = route.matches({**request.scope, "method": "OPTIONS"})
         if match is not Match.NONE:
             methods: Any = getattr(route, "methods", None)
             found.update(methods or ())
-    return sorted(found)
+            if getattr(route, "path", None) == request.scope["path"]:
+                own.update(methods or ())
+    return sorted(own or found)

@@ -475,7 +475,7 @@ async def test_methods_that_do_not_apply_are_a_405_that_lists_those_that_do(prob
     for operation in probe.operations:
         known.setdefault(operation.path, set()).add(operation.method)
     async with probe.nothing_written():
-        for path in known:
+        for path, own in known.items():
             address = path.format(**probe.values)
             # A fixed path may also be what another one has a variable for: `/executions/bulk`, `/executions/{execution_id}`.
             methods = set().union(*(known[other] for other in known if re.fullmatch(re.sub(r"{\w+}", "[^/]+", other), address)))
@@ -493,7 +493,7 @@ async def test_methods_that_do_not_apply_are_a_405_that_lists_those_that_do(prob
                 answer = await probe.http.client.request(method, address, headers=probe.headers)
                 assert answer.status_code in (405, 400), (method, path, answer.status_code)
                 if answer.status_code == 405:
-                    assert set(answer.headers["Allow"].replace(" ", "").split(",")) == methods
+                    assert set(answer.headers["Allow"].replace(" ", "").split(",")) == own
                     if method != "HEAD":
                         assert_problem(answer)
 
