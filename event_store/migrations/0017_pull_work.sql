@@ -16,9 +16,6 @@ CREATE INDEX saga_dispatches_offered ON quantum.saga_dispatches (tenant_id, acti
 CREATE INDEX saga_dispatches_fetched ON quantum.saga_dispatches (tenant_id, lease_until)
     WHERE kind = 'pull' AND lease_until IS NOT NULL;
 
-CREATE INDEX saga_dispatches_slots_called_back ON quantum.saga_dispatches (tenant_id, slot_key)
-    WHERE kind = 'callback' AND slot_key IS NOT NULL;
-
 -- Workers come in through the APIs, so their leases are under row-level security: of a tenant's rows, those to be fetched.
 CREATE POLICY tenant_leases ON quantum.saga_dispatches FOR UPDATE TO quantum_app
     USING (kind = 'pull' AND tenant_id = (SELECT quantum.current_tenant()))
@@ -48,11 +45,7 @@ BEGIN
                    AND one.lease_owner IS NULL AND one.slot_key IS NOT NULL
                 UNION ALL
                 SELECT one.slot_key FROM quantum.saga_dispatches AS one
-                 WHERE one.tenant_id = of_tenant AND one.lease_owner IS NOT NULL AND one.slot_key IS NOT NULL
-                UNION ALL
-                SELECT one.slot_key FROM quantum.saga_dispatches AS one
-                 WHERE one.tenant_id = of_tenant AND one.kind = 'callback' AND one.lease_owner IS NULL
-                   AND one.slot_key IS NOT NULL) AS busy
+                 WHERE one.tenant_id = of_tenant AND one.lease_owner IS NOT NULL AND one.slot_key IS NOT NULL) AS busy
          GROUP BY busy.slot_key
     ), offered AS MATERIALIZED (
         SELECT head.* FROM unnest(wanted) AS asked (action) CROSS JOIN LATERAL (

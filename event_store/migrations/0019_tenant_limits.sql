@@ -103,92 +103,41 @@ AS $$
              WHERE later.kind = 'callback' AND later.tenant_id = of_tenant)
 $$;
 
--- The lanes with waiting rows, in their order, behind one of them, each with its first row. One look into the index for each lane,
--- however many rows it has. (Plans are kept: making one costs more than carrying it out. So none may depend on how large the
--- tables were when it was made.)
+-- The first lanes with waiting rows, in their order, behind one of them.
 CREATE FUNCTION quantum.saga_lanes(behind_tenant text, behind_lane text, at_most integer)
-    RETURNS TABLE (
-        tenant_id text, lane text, kind text, slot_key text, slot_max integer, metered text, priority smallint,
-        rank double precision
-    )
-    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
-    SET enable_seqscan = off SET enable_bitmapscan = off
+    RETURNS TABLE (tenant_id text, lane text)
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
-#variable_conflict use_column
-BEGIN
-    RETURN QUERY
     WITH RECURSIVE found AS (
-        (SELECT one.tenant_id, one.lane, one.kind, one.slot_key, one.slot_max, one.metered, one.priority, one.rank
-           FROM quantum.saga_dispatches AS one
+        (SELECT one.tenant_id, one.lane FROM quantum.saga_dispatches AS one
           WHERE one.rank IS NOT NULL AND one.lease_owner IS NULL AND (one.tenant_id, one.lane) > (behind_tenant, behind_lane)
-          ORDER BY one.tenant_id, one.lane, one.priority, one.rank LIMIT 1)
+          ORDER BY one.tenant_id, one.lane LIMIT 1)
         UNION ALL
-        SELECT next.* FROM found CROSS JOIN LATERAL (
-            SELECT one.tenant_id, one.lane, one.kind, one.slot_key, one.slot_max, one.metered, one.priority, one.rank
-              FROM quantum.saga_dispatches AS one
+        SELECT next.tenant_id, next.lane FROM found CROSS JOIN LATERAL (
+            SELECT one.tenant_id, one.lane FROM quantum.saga_dispatches AS one
              WHERE one.rank IS NOT NULL AND one.lease_owner IS NULL AND (one.tenant_id, one.lane) > (found.tenant_id, found.lane)
-             ORDER BY one.tenant_id, one.lane, one.priority, one.rank LIMIT 1) AS next
+             ORDER BY one.tenant_id, one.lane LIMIT 1) AS next
     )
-    SELECT found.* FROM found LIMIT at_most;
-END
-$$;
-
--- Gives ranks to rows that are due, and frees what dead workers held (it goes first: it has waited already). As in migration
--- 0016, but row by row through indexes: a plan that was made for a small table and is carried out on a large one joined each row
--- with each, which took seconds for some thousands.
-CREATE OR REPLACE FUNCTION quantum.saga_wake(at_most integer, present timestamptz) RETURNS void
-    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
-    SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
-AS $$
-DECLARE
-    now_virtual double precision := (SELECT rank FROM quantum.saga_virtual_time);
-    rows tid[];
-    tenants text[];
-    numbers bigint[];
-    counts bigint[];
-BEGIN
-    UPDATE quantum.saga_dispatches AS held SET lease_owner = NULL, rank = now_virtual
-     WHERE held.lease_owner IS NOT NULL
-       AND NOT EXISTS (SELECT FROM quantum.saga_workers AS w WHERE w.worker = held.lease_owner AND w.alive_until > now());
-    SELECT array_agg(numbered.row_id), array_agg(numbered.tenant_id), array_agg(numbered.number), array_agg(numbered.count)
-      INTO rows, tenants, numbers, counts
-      FROM (SELECT due.row_id, due.tenant_id, row_number() OVER (PARTITION BY due.tenant_id ORDER BY due.due_at) AS number,
-                   count(*) OVER (PARTITION BY due.tenant_id) AS count
-              FROM (SELECT one.ctid AS row_id, one.tenant_id, one.due_at FROM quantum.saga_dispatches AS one
-                     WHERE one.rank IS NULL AND one.lease_owner IS NULL AND one.due_at <= present
-                     ORDER BY one.due_at LIMIT at_most FOR UPDATE SKIP LOCKED) AS due) AS numbered;
-    IF rows IS NULL THEN
-        RETURN;
-    END IF;
-    INSERT INTO quantum.saga_tenants AS known (tenant_id, last_rank)
-    SELECT DISTINCT due.tenant_id, now_virtual + due.count FROM unnest(tenants, counts) AS due (tenant_id, count)
-        ON CONFLICT (tenant_id) DO UPDATE
-       SET last_rank = greatest(known.last_rank, now_virtual) + (excluded.last_rank - now_virtual) / known.weight;
-    UPDATE quantum.saga_dispatches AS one SET rank = known.last_rank - (due.count - due.number) / known.weight
-      FROM unnest(rows, tenants, numbers, counts) AS due (row_id, tenant_id, number, count)
-      JOIN quantum.saga_tenants AS known ON known.tenant_id = due.tenant_id
-     WHERE one.ctid = due.row_id;
-END
+    SELECT found.tenant_id, found.lane FROM found LIMIT at_most
 $$;
 
 DROP FUNCTION quantum.saga_claim;
 
--- Which rows are to be taken: of each lane as many as there is room for, by priority, then rank. `is_over` where the row's outcome
--- is in the log already (`OFFSET 0`: a look for each row, never a hash of the whole log). Where there are more lanes than `lanes_max`, a row without a `row_id` says where the next claim goes on.
--- Called by saga_claim alone, which lets in one claimer at a time.
+-- Which rows are to be taken: of each of `lanes` as many as there is room for, by priority, then rank. `is_over` where the row's
+-- outcome is in the log already. Called by saga_claim alone, which lets in one claimer at a time.
 CREATE FUNCTION quantum.saga_choose(
-    behind_tenant text, behind_lane text, lanes_max integer, at_most integer, tenant_room integer, busy_tenants text[],
-    busy_room integer[], moment timestamptz, steps_default integer, executions_default integer
+    lane_tenants text[], lane_names text[], at_most integer, tenant_room integer, busy_tenants text[], busy_room integer[],
+    moment timestamptz, steps_default integer, executions_default integer
 )
-    RETURNS TABLE (row_id tid, rank double precision, is_over boolean, is_limited boolean, last_tenant text, last_lane text)
-    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
-    SET enable_seqscan = off SET enable_bitmapscan = off
+    RETURNS TABLE (row_id tid, rank double precision, is_over boolean, is_limited boolean)
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
-#variable_conflict use_column
-BEGIN
-    RETURN QUERY
     WITH firsts AS MATERIALIZED (
-        SELECT * FROM quantum.saga_lanes(behind_tenant, behind_lane, lanes_max)
+        SELECT lanes.tenant_id, lanes.lane, first.kind, first.slot_key, first.slot_max, first.metered
+          FROM unnest(lane_tenants, lane_names) AS lanes (tenant_id, lane) CROSS JOIN LATERAL (
+            SELECT one.kind, one.slot_key, one.slot_max, one.metered FROM quantum.saga_dispatches AS one
+             WHERE one.tenant_id = lanes.tenant_id AND one.lane = lanes.lane AND one.rank IS NOT NULL AND one.lease_owner IS NULL
+             ORDER BY one.priority, one.rank LIMIT 1) AS first
     ), calls AS MATERIALIZED (
         SELECT held.tenant_id, count(*) AS taken FROM quantum.saga_dispatches AS held
          WHERE held.lease_owner IS NOT NULL AND held.kind = 'call'
@@ -206,8 +155,7 @@ BEGIN
                     END AS executions_room
           FROM (SELECT firsts.tenant_id, bool_or(firsts.kind = 'call') AS calls, bool_or(firsts.kind = 'admission') AS admissions
                   FROM firsts GROUP BY firsts.tenant_id) AS of_lanes
-          LEFT JOIN quantum.saga_tenants AS known ON known.tenant_id = of_lanes.tenant_id
-          LEFT JOIN calls ON calls.tenant_id = of_lanes.tenant_id
+          LEFT JOIN quantum.saga_tenants AS known USING (tenant_id) LEFT JOIN calls USING (tenant_id)
     ), slots AS MATERIALIZED (
         SELECT held.tenant_id, held.slot_key, count(*) AS taken FROM quantum.saga_dispatches AS held
          WHERE held.slot_key IS NOT NULL AND (held.lease_owner IS NOT NULL OR held.kind <> 'call')
@@ -219,35 +167,32 @@ BEGIN
                         WHERE held.tenant_id = bucket.tenant_id AND held.metered = bucket.action
                           AND held.metered IS NOT NULL AND (held.lease_owner IS NOT NULL OR held.kind <> 'call')),
                    floor(quantum.saga_tokens(bucket, moment) + 1e-6)) AS room
-          FROM (SELECT DISTINCT firsts.tenant_id, firsts.metered FROM firsts
-                 WHERE firsts.kind = 'call' AND firsts.metered IS NOT NULL) AS asked
+          FROM (SELECT DISTINCT firsts.tenant_id, firsts.metered FROM firsts WHERE firsts.kind = 'call') AS asked
           JOIN quantum.saga_action_limits AS bucket ON bucket.tenant_id = asked.tenant_id AND bucket.action = asked.metered
     ), rooms AS MATERIALIZED (
-        SELECT firsts.tenant_id, firsts.lane, firsts.priority, firsts.rank, tenants.room AS tenant_room,
-               meters.room AS meter_room, slots.taken AS slots_taken,
+        SELECT firsts.tenant_id, firsts.lane, tenants.room AS tenant_room, meters.room AS meter_room, slots.taken AS slots_taken,
                CASE firsts.kind WHEN 'call' THEN tenants.steps_room WHEN 'admission' THEN tenants.executions_room END AS kind_room,
                least(at_most, tenants.room, meters.room,
                      CASE firsts.kind WHEN 'call' THEN tenants.steps_room WHEN 'admission' THEN tenants.executions_room END,
                      CASE firsts.kind WHEN 'call' THEN firsts.slot_max - coalesce(slots.taken, 0) END)::integer AS room
-          FROM firsts JOIN tenants ON tenants.tenant_id = firsts.tenant_id
+          FROM firsts JOIN tenants USING (tenant_id)
           LEFT JOIN slots ON firsts.kind = 'call' AND slots.tenant_id = firsts.tenant_id AND slots.slot_key = firsts.slot_key
           LEFT JOIN meters ON firsts.kind = 'call' AND meters.tenant_id = firsts.tenant_id AND meters.action = firsts.metered
     ), open AS MATERIALIZED (
-        -- The first `at_most` rows are in the `at_most` lanes whose first rows come first; some more for those that limits leave out.
-        SELECT best.*, count(*) OVER () AS lanes FROM (
-            SELECT rooms.* FROM rooms WHERE rooms.room > 0 ORDER BY rooms.priority, rooms.rank LIMIT at_most * 2 + 16) AS best
+        SELECT rooms.*, count(*) OVER () AS lanes FROM rooms WHERE rooms.room > 0
     ), head AS MATERIALIZED (
-        SELECT one.*, open.tenant_room, open.kind_room, open.meter_room, open.slots_taken
+        SELECT one.*, open.lane, open.tenant_room, open.kind_room, open.meter_room, open.slots_taken
           FROM open CROSS JOIN LATERAL (
             SELECT waits.ctid AS row_id, waits.tenant_id, waits.kind, waits.command_id, waits.priority, waits.rank, waits.metered,
                    waits.slot_key, waits.slot_max
               FROM quantum.saga_dispatches AS waits
              WHERE waits.tenant_id = open.tenant_id AND waits.lane = open.lane AND waits.rank IS NOT NULL
                AND waits.lease_owner IS NULL
-             ORDER BY waits.priority, waits.rank LIMIT least(open.room, 1 + 4 * at_most / open.lanes)) AS one
+             ORDER BY waits.priority, waits.rank LIMIT least(open.room, greatest(4, 4 * at_most / open.lanes))
+               FOR UPDATE SKIP LOCKED) AS one
     ), in_lanes AS (
-        SELECT head.*,
-               row_number() OVER (PARTITION BY head.tenant_id, head.kind, head.slot_key ORDER BY head.priority, head.rank) AS of_slot,
+        SELECT head.*, row_number() OVER (PARTITION BY head.tenant_id, head.kind, head.slot_key ORDER BY head.priority, head.rank)
+                       AS of_slot,
                row_number() OVER (PARTITION BY head.tenant_id, head.kind, head.metered ORDER BY head.priority, head.rank) AS of_meter
           FROM head
     ), in_kinds AS (
@@ -260,21 +205,15 @@ BEGIN
     ), in_tenants AS (
         SELECT in_kinds.*, row_number() OVER (PARTITION BY in_kinds.tenant_id ORDER BY in_kinds.priority, in_kinds.rank) AS of_tenant
           FROM in_kinds WHERE in_kinds.kind_room IS NULL OR in_kinds.of_kind <= in_kinds.kind_room
-    ), chosen AS MATERIALIZED (
+    ), chosen AS (
         SELECT in_tenants.* FROM in_tenants WHERE in_tenants.of_tenant <= in_tenants.tenant_room
          ORDER BY in_tenants.priority, in_tenants.rank LIMIT at_most
     )
-    SELECT taken.ctid, chosen.rank, chosen.kind <> 'child' AND EXISTS (
+    SELECT chosen.row_id, chosen.rank, chosen.kind <> 'child' AND EXISTS (
                SELECT FROM quantum.events AS e
-                WHERE e.tenant_id = chosen.tenant_id AND e.command_id = chosen.command_id AND e.command_index = 0 OFFSET 0),
-           chosen.metered IS NOT NULL OR chosen.kind = 'admission', NULL::text, NULL::text
-      FROM chosen CROSS JOIN LATERAL (
-        SELECT one.ctid FROM quantum.saga_dispatches AS one WHERE one.ctid = chosen.row_id FOR UPDATE SKIP LOCKED) AS taken
-    UNION ALL
-    SELECT NULL, NULL, false, false, last.tenant_id, last.lane
-      FROM (SELECT firsts.tenant_id, firsts.lane FROM firsts ORDER BY firsts.tenant_id DESC, firsts.lane DESC LIMIT 1) AS last
-     WHERE (SELECT count(*) FROM firsts) = lanes_max;
-END
+                WHERE e.tenant_id = chosen.tenant_id AND e.command_id = chosen.command_id AND e.command_index = 0),
+           chosen.metered IS NOT NULL OR chosen.kind = 'admission'
+      FROM chosen
 $$;
 
 -- Leases up to `at_most` rows to a worker: by priority, then rank; of each tenant no more than the worker has room for
@@ -288,31 +227,36 @@ CREATE FUNCTION quantum.saga_claim(
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan
 AS $$
 DECLARE
+    lanes_max CONSTANT integer := 2000;
     moment timestamptz;
     virtual quantum.saga_virtual_time;
+    lane_tenants text[];
+    lane_names text[];
     fresh tid[];
     over tid[];
     reached double precision;
     any_limited boolean;
-    next_tenant text;
-    next_lane text;
 BEGIN
     PERFORM pg_advisory_xact_lock(20830, 0);
     moment := coalesce(present, clock_timestamp());
-    PERFORM quantum.saga_wake(2000, moment);
+    PERFORM quantum.saga_wake(10000, moment);
     SELECT * INTO virtual FROM quantum.saga_virtual_time;
     LOOP
-        SELECT array_agg(one.row_id) FILTER (WHERE NOT one.is_over AND one.row_id IS NOT NULL),
-               array_agg(one.row_id) FILTER (WHERE one.is_over), max(one.rank), bool_or(one.is_limited),
-               coalesce(max(one.last_tenant), ''), coalesce(max(one.last_lane), '')
-          INTO fresh, over, reached, any_limited, next_tenant, next_lane
-          FROM quantum.saga_choose(virtual.after_tenant, virtual.after_lane, 512, at_most, tenant_room, busy_tenants, busy_room,
-                                   moment, steps_default, executions_default) AS one;
+        SELECT array_agg(one.tenant_id), array_agg(one.lane) INTO lane_tenants, lane_names
+          FROM quantum.saga_lanes(virtual.after_tenant, virtual.after_lane, lanes_max) AS one;
+        EXIT WHEN lane_tenants IS NULL;
+        SELECT array_agg(one.row_id) FILTER (WHERE NOT one.is_over), array_agg(one.row_id) FILTER (WHERE one.is_over),
+               max(one.rank), bool_or(one.is_limited)
+          INTO fresh, over, reached, any_limited
+          FROM quantum.saga_choose(lane_tenants, lane_names, at_most, tenant_room, busy_tenants, busy_room, moment,
+                                   steps_default, executions_default) AS one;
         EXIT WHEN over IS NULL;
         DELETE FROM quantum.saga_dispatches AS gone WHERE gone.ctid = ANY (over);
     END LOOP;
-    IF (next_tenant, next_lane) <> (virtual.after_tenant, virtual.after_lane) THEN
-        UPDATE quantum.saga_virtual_time SET after_tenant = next_tenant, after_lane = next_lane;
+    IF cardinality(lane_tenants) = lanes_max THEN
+        UPDATE quantum.saga_virtual_time SET after_tenant = lane_tenants[lanes_max], after_lane = lane_names[lanes_max];
+    ELSIF virtual.after_tenant <> '' THEN
+        UPDATE quantum.saga_virtual_time SET after_tenant = '', after_lane = '';
     END IF;
     IF fresh IS NULL THEN
         RETURN;

@@ -2,6 +2,7 @@
 """Migrations: each once, in order, by an administrator; what does not fit this release is refused, and no event is ever lost."""
 
 import asyncio
+import hashlib
 import itertools
 import shutil
 from collections.abc import AsyncIterator
@@ -81,6 +82,13 @@ def test_files_are_numbered_without_repetition() -> None:
     assert numbers == sorted(set(numbers))
     folder = Path(migrate_module.__file__).parent / "migrations"
     assert sorted(path.name for path in folder.iterdir() if path.suffix == ".sql") == ALL, "a misnamed file would never run"
+
+
+def test_files_that_some_database_may_have_applied_stay_as_they_are() -> None:
+    """A new migration adds its line: `sha256sum *.sql`, in the folder of the migrations."""
+    lines = (Path(__file__).parents[1] / "golden" / "migrations.sha256").read_text(encoding="utf-8").splitlines()
+    kept = {name: checksum for checksum, name in (line.split() for line in lines)}
+    assert kept == {name: hashlib.sha256(sql.encode()).hexdigest() for _, name, sql in migrations()}
 
 
 async def test_concurrent_runs_wait_for_each_other_and_apply_each_migration_once(empty: Empty) -> None:
