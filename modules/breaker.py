@@ -111,11 +111,6 @@ class Breakers:
         counted = Counter(_shown(breaker, now) for breaker in self._breakers.values())
         return {"closed": counted["closed"], "open": counted["open"], "half-open": counted["half-open"]}
 
-    def circuit_of(self, tenant_id: str, url: str) -> Circuit:
-        """How the breaker of one endpoint stands."""
-        breaker = self._breakers.get((tenant_id, url))
-        return Circuit(tenant_id, url, "closed", 0.0, 0) if breaker is None else self._circuit(breaker)
-
     def _circuit(self, breaker: _Breaker) -> Circuit:
         now = self._clock()
         state = _shown(breaker, now)

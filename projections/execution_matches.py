@@ -9,7 +9,18 @@ from projections.pages import Listing, bounded, storable
 
 COUNT_MAX: Final = 10_000
 """Where counting ends: past it, there are at least so many."""
-FUNCTIONS = """
+SELECTION: Final = """\
+         WHERE e.tenant_id = tenant AND e.created_position < before
+           AND (in_status IS NULL OR e.status = in_status)
+           AND (of_intent IS NULL OR e.intent_id = of_intent)
+           AND (of_name IS NULL OR e.intent_name = of_name)
+           AND (after_start IS NULL OR e.started_at > after_start)
+           AND (before_start IS NULL OR e.started_at < before_start)
+           AND (of_key IS NULL OR e.business_key = of_key)
+           AND (to_look_at IS NULL OR e.needs_attention = to_look_at)
+         ORDER BY e.created_position DESC LIMIT at_most;"""
+"""Those of `quantum_read.executions` (`e`) that fit the parameters which the functions of both lists have; newest first."""
+FUNCTIONS = f"""
 CREATE OR REPLACE FUNCTION quantum.match_executions(
     tenant text, in_status text, of_intent text, of_name text, after_start timestamptz, before_start timestamptz,
     of_key text, to_look_at boolean, before bigint, at_most integer
@@ -22,20 +33,12 @@ BEGIN
     PERFORM set_config('app.tenant_id', tenant, true);
     RETURN QUERY
         SELECT e.created_position, e.execution_id, e.intent_name, e.status FROM quantum_read.executions AS e
-         WHERE e.tenant_id = tenant AND e.created_position < before
-           AND (in_status IS NULL OR e.status = in_status)
-           AND (of_intent IS NULL OR e.intent_id = of_intent)
-           AND (of_name IS NULL OR e.intent_name = of_name)
-           AND (after_start IS NULL OR e.started_at > after_start)
-           AND (before_start IS NULL OR e.started_at < before_start)
-           AND (of_key IS NULL OR e.business_key = of_key)
-           AND (to_look_at IS NULL OR e.needs_attention = to_look_at)
-         ORDER BY e.created_position DESC LIMIT at_most;
+{SELECTION}
 END
 $$;
 REVOKE ALL ON FUNCTION quantum.match_executions FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION quantum.match_executions TO quantum_app, quantum_platform;
-"""
+"""  # noqa: S608 - no input in it
 _MATCH = "SELECT * FROM quantum.match_executions($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
 _COUNT = "SELECT count(*) FROM quantum.match_executions($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
 FILTERS: Final = (

@@ -46,7 +46,7 @@ CREATE INDEX executions_by_start ON executions (tenant_id, started_at);
 CREATE INDEX executions_by_key ON executions (tenant_id, business_key, created_position) WHERE business_key IS NOT NULL;
 CREATE INDEX executions_to_look_at ON executions (tenant_id, created_position) WHERE needs_attention;
 """
-_LISTS = """
+_LISTS = f"""
 DROP FUNCTION IF EXISTS quantum.list_executions(text, text, text, text, timestamptz, timestamptz, bigint, integer);
 CREATE OR REPLACE FUNCTION quantum.list_executions(
     tenant text, in_status text, of_intent text, of_name text, after_start timestamptz, before_start timestamptz,
@@ -60,20 +60,12 @@ BEGIN
     PERFORM set_config('app.tenant_id', tenant, true);
     RETURN QUERY
         SELECT e.created_position, e.document FROM quantum_read.executions AS e
-         WHERE e.tenant_id = tenant AND e.created_position < before
-           AND (in_status IS NULL OR e.status = in_status)
-           AND (of_intent IS NULL OR e.intent_id = of_intent)
-           AND (of_name IS NULL OR e.intent_name = of_name)
-           AND (after_start IS NULL OR e.started_at > after_start)
-           AND (before_start IS NULL OR e.started_at < before_start)
-           AND (of_key IS NULL OR e.business_key = of_key)
-           AND (to_look_at IS NULL OR e.needs_attention = to_look_at)
-         ORDER BY e.created_position DESC LIMIT at_most;
+{execution_matches.SELECTION}
 END
 $$;
 REVOKE ALL ON FUNCTION quantum.list_executions FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION quantum.list_executions TO quantum_app, quantum_platform;
-"""
+"""  # noqa: S608 - no input in it
 FUNCTIONS = point_reads("executions", "execution_id") + _LISTS + execution_matches.FUNCTIONS
 _LOAD = """
 SELECT e.tenant_id, e.execution_id, e.created_position, e.document, e.hidden

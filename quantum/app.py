@@ -2,7 +2,6 @@
 """The composition root: the one place that knows all the parts and wires them for a role."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -71,6 +70,7 @@ from streaming.asyncapi import asyncapi_document
 from streaming.event_types import event_types
 from streaming.relay import Relay
 from streaming.transport import Message
+from streaming.waiting import first_of
 
 WRITES = frozenset({"all", "write-api"})
 READS = frozenset({"all", "read-api"})
@@ -299,9 +299,7 @@ async def _supervised(stop: asyncio.Event) -> AsyncIterator[Workers]:
                 await run()
             except Exception as fault:
                 log.error("a part failed and is started again", part=name, exc_info=fault)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_RESTART_SECONDS):
-                        await stop.wait()
+                await first_of(_RESTART_SECONDS, stop)
 
     def start(name: str, run: Callable[[], Awaitable[None]]) -> None:
         tasks.append(asyncio.create_task(keep(name, run), name=name))

@@ -2,7 +2,6 @@
 """Wires the route that steers many executions: where they are found, and what is kept of the requests."""
 
 import asyncio
-import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +19,7 @@ from event_store.store import EventStore
 from projections.execution_matches import COUNT_MAX, Match, count_executions, match_executions
 from read_api.executions import READ_MODEL
 from read_api.reading import ReadSide
+from streaming.waiting import first_of
 
 SWEEP_SECONDS = 3_600.0
 
@@ -59,9 +59,7 @@ async def sweep(store: EventStore, stop: asyncio.Event) -> None:
                 pass
         except StoreUnavailable as fault:
             log.warning("old bulk requests are removed later", fault=str(fault))
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(SWEEP_SECONDS):
-                await stop.wait()
+        await first_of(SWEEP_SECONDS, stop)
 
 
 def _requests(store: EventStore) -> BulkRequests:

@@ -4,7 +4,6 @@
 import asyncio
 import base64
 import binascii
-import contextlib
 import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -38,6 +37,7 @@ from quantum.issuing import keys_folder
 from quantum.settings import Settings
 from sagas.reactions import outcome_command_id
 from sagas.signs_of_life import SignsOfLife
+from streaming.waiting import first_of
 
 SWEEP_SECONDS = 3_600.0
 
@@ -134,9 +134,7 @@ async def sweep_artifacts(artifacts: ArtifactStore, days: float, stop: asyncio.E
                 log.info("old artifacts are removed", count=count)
         except ModuleError as fault:
             log.warning("old artifacts are removed later", fault=fault.message)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(SWEEP_SECONDS):
-                await stop.wait()
+        await first_of(SWEEP_SECONDS, stop)
 
 
 class KeptInputs:

@@ -15,6 +15,7 @@ from quantum.app import Platform, platform
 from quantum.http_protocol import HttpProtocol
 from quantum.open_files import allow_open_files
 from quantum.settings import Settings
+from streaming.waiting import first_of
 
 _GC_THRESHOLDS = (20_000, 50, 20)
 _DRAIN_SECONDS = 5
@@ -77,7 +78,7 @@ async def served(
             ended = asyncio.Event()
             task = asyncio.create_task(server.serve([listener]), name="http")
             task.add_done_callback(lambda _task: ended.set())
-            await _first(server.listening, ended)
+            await first_of(None, server.listening, ended)
             if task.done():
                 await task
                 raise ServerEnded
@@ -134,15 +135,6 @@ async def serve(settings: Settings, ready: Callable[[Platform, str], Awaitable[N
     allow_open_files()
     async with stop_signals() as stop, served(settings, report) as (running, address, ended):
         await ready(running, address)
-        await _first(stop, ended)
+        await first_of(None, stop, ended)
         if not stop.is_set():
             raise ServerEnded
-
-
-async def _first(*events: asyncio.Event) -> None:
-    waits = [asyncio.create_task(event.wait()) for event in events]
-    try:
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for wait in waits:
-            wait.cancel()

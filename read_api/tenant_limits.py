@@ -17,9 +17,10 @@ from access.principal import Principal
 from access.roles import TENANTS_READ
 from domain.tenant import evolve
 from domain.tenant_limits import TenantLimits
-from domain.values import TenantId, is_tenant_id, tenant_stream
+from domain.values import tenant_stream
 from event_store.store import EventStore
 from read_api.reading import found, missing
+from read_api.tenants import shown_tenant
 
 _ANSWER: Final = Answer(200, "What is set for the tenant, and what holds for it.", Limits)
 
@@ -33,16 +34,11 @@ def tenant_limits_router(store: EventStore, gate: Gate, installation: TenantLimi
     )  # fmt: skip
     async def read_limits(request: Request, principal: Principal) -> Response:
         """A tenant sees its own; what is another's does not exist."""
-        tenant_id = request.path_params["tenant_id"]
         parse(request, ())
-        is_shown = principal.is_platform_admin or tenant_id in principal.tenants
-        if not is_shown or not is_tenant_id(tenant_id):
-            raise missing("tenant", tenant_id)
-        if not principal.is_platform_admin:
-            await gate.require_registered(TenantId(tenant_id))
-        loaded = await store.load(TenantId(tenant_id), tenant_stream(TenantId(tenant_id)), evolve)
+        tenant_id = await shown_tenant(gate, request, principal)
+        loaded = await store.load(tenant_id, tenant_stream(tenant_id), evolve)
         if loaded.state is None:
             raise missing("tenant", tenant_id)
-        return found(orjson.dumps(limits_document(TenantId(tenant_id), loaded.state.limits, installation)))
+        return found(orjson.dumps(limits_document(tenant_id, loaded.state.limits, installation)))
 
     return routes.router

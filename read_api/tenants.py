@@ -60,15 +60,10 @@ def tenants_router(reads: ReadSide, gate: Gate) -> APIRouter:
     )  # fmt: skip
     async def read_tenant(request: Request, principal: Principal) -> Response:
         """A tenant sees itself; what is another's does not exist."""
-        tenant_id = request.path_params["tenant_id"]
         parse(request, ())
-        is_shown = principal.is_platform_admin or tenant_id in principal.tenants
-        if not is_shown or not is_tenant_id(tenant_id):
-            raise missing("tenant", tenant_id)
-        if not principal.is_platform_admin:
-            await gate.require_registered(TenantId(tenant_id))
+        tenant_id = await shown_tenant(gate, request, principal)
         async with reads.at(request, READ_MODEL):
-            document = await get_tenant(reads.reader, TenantId(tenant_id))
+            document = await get_tenant(reads.reader, tenant_id)
         if document is None:
             raise missing("tenant", tenant_id)
         return found(document.body)
@@ -81,6 +76,17 @@ def tenants_router(reads: ReadSide, gate: Gate) -> APIRouter:
         return (tenant_id,)
 
     return routes.router
+
+
+async def shown_tenant(gate: Gate, request: Request, principal: Principal) -> TenantId:
+    """The tenant that the path names, if the principal may see it. Raises `Problem`: what is another's does not exist."""
+    tenant_id = request.path_params["tenant_id"]
+    is_shown = principal.is_platform_admin or tenant_id in principal.tenants
+    if not is_shown or not is_tenant_id(tenant_id):
+        raise missing("tenant", tenant_id)
+    if not principal.is_platform_admin:
+        await gate.require_registered(TenantId(tenant_id))
+    return TenantId(tenant_id)
 
 
 def _after(cursor: str | None) -> str:

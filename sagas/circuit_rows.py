@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 import structlog
 
 from event_store.faults import DATABASE_FAULTS
+from streaming.waiting import first_of
 
 PAUSE_SECONDS: Final = 1.0
 REFRESH_SECONDS: Final = 60.0
@@ -103,7 +104,7 @@ class CircuitRows:
         loop = asyncio.get_running_loop()
         refresh_at = loop.time() + REFRESH_SECONDS
         while not stop.is_set():
-            await _first(max(0.0, refresh_at - loop.time()), stop, self._changed)
+            await first_of(max(0.0, refresh_at - loop.time()), stop, self._changed)
             self._changed.clear()
             is_due = loop.time() >= refresh_at
             if is_due:
@@ -113,7 +114,7 @@ class CircuitRows:
             except DATABASE_FAULTS as fault:
                 log.warning("circuit breakers are written later", fault=repr(fault))
                 self._changed.set()
-            await _first(PAUSE_SECONDS, stop)
+            await first_of(PAUSE_SECONDS, stop)
         with contextlib.suppress(*DATABASE_FAULTS):
             await self._execute("DELETE FROM quantum.module_circuits WHERE process = $1", self._process)
 
@@ -137,13 +138,3 @@ class CircuitRows:
     async def _execute(self, query: str, *arguments: Any) -> None:
         async with asyncio.timeout(_QUERY_SECONDS_MAX):
             await self._pool.execute(query, *arguments)
-
-
-async def _first(seconds: float, *events: asyncio.Event) -> None:
-    """Waits until one of `events` is set, or for `seconds`."""
-    waiting = [asyncio.ensure_future(event.wait()) for event in events]
-    try:
-        await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in waiting:
-            task.cancel()

@@ -33,8 +33,8 @@ from sagas.reactions import NEVER, TOPICS, Cause, Drop, Reaction, react, settled
 from sagas.room import Limits, Room
 from sagas.sweeping import Sweeper
 from sagas.wakes import Wakes
-from streaming.delivery import first_of
 from streaming.transport import Message, Transport
+from streaming.waiting import first_of
 
 __all__ = ["GROUP", "ExecutionSaga", "Limits"]
 

@@ -37,6 +37,7 @@ from sagas.clock import Clock, now
 from sagas.schedule_rows import TOPICS, Row, ScheduleRows, Settled, merged, react
 from sagas.starting import check_tenant, error_of, start_id
 from streaming.transport import Message, Transport
+from streaming.waiting import first_of
 
 GROUP = "saga.schedules"
 ACTOR = "saga:schedules"
@@ -166,13 +167,13 @@ class ScheduleSaga:
                 next_at = await self.look()
             except _FAULTS as fault:
                 log.warning("schedules cannot be looked at; trying again", fault=repr(fault))
-                await _first(_FAULT_PAUSE_SECONDS, stop)
+                await first_of(_FAULT_PAUSE_SECONDS, stop)
                 continue
             seconds = _SLEEP_SECONDS_MAX
             if next_at is not None:
                 # Not past the limit: another process may take in an earlier time, and die before it looks.
                 seconds = min(seconds, max(0.0, (next_at - self.clock()).total_seconds()))
-            await _first(seconds, stop, self._changed)
+            await first_of(seconds, stop, self._changed)
 
     async def _look_at(self, row: Row) -> None:
         """One schedule. Whatever goes wrong with it stays with it: its row comes again after a while."""
@@ -257,13 +258,3 @@ class ScheduleSaga:
             return False
         loaded = await self.shell.store.load(tenant_id, execution_stream(ExecutionId(execution_id)), execution.evolve)
         return loaded.state is not None and loaded.state.status not in ENDED
-
-
-async def _first(seconds: float, *events: asyncio.Event) -> None:
-    """Waits until one of `events` is set, or for `seconds`."""
-    waiting = [asyncio.ensure_future(event.wait()) for event in events]
-    try:
-        await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in waiting:
-            task.cancel()

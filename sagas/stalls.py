@@ -34,6 +34,7 @@ from sagas.clock import Clock, now
 from sagas.dispatches import Dispatch, Dispatches
 from sagas.hearing import Hearing
 from sagas.reactions import CHILD_END, Cause, admission_row, outcome_command_id, react
+from streaming.waiting import first_of
 
 ROUND_SECONDS = 5.0
 ROUND_EXECUTIONS_MAX = 200
@@ -123,7 +124,7 @@ class StallCheck:
                 await self._lead(stop)
             except _FAULTS as fault:
                 log.warning("the stall check has to wait", fault=repr(fault))
-            await _pause(stop, self._round_seconds)
+            await first_of(self._round_seconds, stop)
 
     async def _lead(self, stop: asyncio.Event) -> None:
         connection = await asyncpg.connect(self._store.platform_dsn, timeout=10)
@@ -131,12 +132,12 @@ class StallCheck:
             while not stop.is_set():
                 if await connection.fetchval(_LEAD, timeout=10):
                     break
-                await _pause(stop, self._round_seconds)
+                await first_of(self._round_seconds, stop)
             while not stop.is_set():
                 await connection.execute("SELECT 1", timeout=10)
                 await self.follow()
                 await self.check()
-                await _pause(stop, self._round_seconds)
+                await first_of(self._round_seconds, stop)
         finally:
             connection.terminate()
 
@@ -266,9 +267,3 @@ def _children(state: Execution) -> dict[str, ExecutionId]:
 
 def _namespace(execution_id: str) -> Any:
     return outcome_command_id("", execution_id, "", 0)
-
-
-async def _pause(stop: asyncio.Event, seconds: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await stop.wait()

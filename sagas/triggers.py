@@ -11,7 +11,7 @@ is tried again, and what cannot be is a dead letter, which somebody may have tri
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -38,6 +38,7 @@ from sagas.trigger_starts import TENANT_STARTS_MAX, Owed, Refused, TriggerStarts
 from streaming.cloud_events import SOURCE_DEFAULT, subject_of, type_of
 from streaming.dead_letters import message_at
 from streaming.transport import Message, Transport
+from streaming.waiting import first_of
 
 GROUP = "saga.triggers"
 ACTOR = "saga:triggers"
@@ -154,7 +155,7 @@ class TriggerSaga:
             else:
                 if next_at is not None:
                     seconds = min(seconds, max(0.0, (next_at - self.clock()).total_seconds()))
-            await _first(seconds, stop.wait(), self._kept.wait())
+            await first_of(seconds, stop, self._kept)
 
     async def _try_one(self, owed: Owed) -> None:
         """One refused start. Whatever goes wrong with it stays with it: it comes again after a while."""
@@ -211,8 +212,8 @@ class TriggerSaga:
                 log.warning("triggers cannot be read; trying again", fault=repr(fault))
             if not self.triggers.are_none:
                 return
-            await _first(_LOOKS_APART_SECONDS, stop.wait())
-            await _first(_IDLE_SECONDS, stop.wait(), store.wakeups.wait(_IDLE_SECONDS, since=generation))
+            await first_of(_LOOKS_APART_SECONDS, stop)
+            await first_of(_IDLE_SECONDS, stop, store.wakeups.wait(_IDLE_SECONDS, since=generation))
 
     async def _fire(self, message: Message, row: Row) -> Firing | None:
         """Starts an execution where the event fires the trigger; None where it does not. Raises what may pass."""
@@ -306,13 +307,3 @@ def _envelope(message: Message, command_id: Any) -> Envelope:
         TenantId(message.tenant_id), command_id, ACTOR, metadata.correlation_id, causation_id=str(message.event_id),
         traceparent=metadata.traceparent,
     )  # fmt: skip
-
-
-async def _first(seconds: float, *waits: Any) -> None:
-    """Until one of `waits` is over, or for `seconds`."""
-    tasks: Iterable[asyncio.Future[Any]] = [asyncio.ensure_future(one) for one in waits]
-    try:
-        await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()

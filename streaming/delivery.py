@@ -20,6 +20,7 @@ from event_store.faults import DATABASE_FAULTS
 from event_store.records import StoreUnavailable
 from streaming.dead_letters import DeadLetter, DeadLetters
 from streaming.transport import Handler, Message, TransportAway
+from streaming.waiting import first_of
 
 _AWAY: tuple[type[BaseException], ...] = (*DATABASE_FAULTS, StoreUnavailable, TransportAway)
 _ABOUT_CONTENT: tuple[type[BaseException], ...] = (
@@ -236,13 +237,3 @@ class _Tried(NamedTuple):
 
     fault: Exception | None
     attempts: int
-
-
-async def first_of(seconds: float, *events: asyncio.Event) -> None:
-    """Returns when one of the events is set, after `seconds` at the latest."""
-    waiting = [asyncio.ensure_future(event.wait()) for event in events]
-    try:
-        await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in waiting:
-            task.cancel()

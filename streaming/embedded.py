@@ -8,17 +8,18 @@ checkpoints and leaves out what the further ones have had already.
 import asyncio
 import contextlib
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import structlog
 
 from event_store.records import RecordedEvent, StoreUnavailable
 from event_store.store import EventStore
 from streaming.dead_letters import DeadLetters
-from streaming.delivery import Circumstances, Delivery, DeliveryLimits, Statistics, first_of
+from streaming.delivery import Circumstances, Delivery, DeliveryLimits, Statistics
 from streaming.partitions import Lease, Partitions
 from streaming.progress import Progress, log_progress
 from streaming.transport import Handler, Message, partition_of
+from streaming.waiting import first_of
 
 PARTITIONS = 16
 _IDLE_SECONDS_MAX = 1.0
@@ -126,13 +127,5 @@ class _Reader:
 
     async def _wait(self, stop: asyncio.Event, generation: int | None) -> None:
         """For the log to grow, the leases to change, or the stop; not much longer than a second."""
-        waiting: list[asyncio.Future[Any]] = [
-            asyncio.ensure_future(stop.wait()), asyncio.ensure_future(self._partitions.changed.wait())
-        ]  # fmt: skip
-        if generation is not None:
-            waiting.append(asyncio.ensure_future(self._store.wakeups.wait(_IDLE_SECONDS_MAX, since=generation)))
-        try:
-            await asyncio.wait(waiting, timeout=_IDLE_SECONDS_MAX, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in waiting:
-                task.cancel()
+        wakeups = () if generation is None else (self._store.wakeups.wait(_IDLE_SECONDS_MAX, since=generation),)
+        await first_of(_IDLE_SECONDS_MAX, stop, self._partitions.changed, *wakeups)

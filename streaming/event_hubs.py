@@ -16,7 +16,7 @@ from azure.eventhub.aio import CheckpointStore
 from event_store.store import EventStore
 from streaming.cloud_events import SOURCE_DEFAULT
 from streaming.dead_letters import DeadLetters
-from streaming.delivery import DeliveryLimits, Statistics, first_of
+from streaming.delivery import DeliveryLimits, Statistics
 from streaming.event_hubs_client import ANSWER_SECONDS_MAX, EventHub
 from streaming.event_hubs_consumer import Consumer, Reading
 from streaming.event_hubs_ownership import ALIVE_SECONDS, HEARTBEAT_SECONDS, Ownership, Where
@@ -24,6 +24,7 @@ from streaming.event_hubs_progress import event_hubs_progress
 from streaming.event_hubs_publisher import Publisher
 from streaming.progress import Progress
 from streaming.transport import Handler, Message
+from streaming.waiting import first_of
 
 T = TypeVar("T")
 MESSAGE_BYTES_MAX = 900_000

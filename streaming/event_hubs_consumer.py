@@ -13,12 +13,13 @@ from event_store.records import StoreUnavailable
 from event_store.store import EventStore
 from streaming.cloud_events import DataElsewhere, NotAnEvent
 from streaming.dead_letters import DeadLetters
-from streaming.delivery import Circumstances, Delivery, DeliveryLimits, Statistics, first_of
+from streaming.delivery import Circumstances, Delivery, DeliveryLimits, Statistics
 from streaming.event_hubs_client import EventHub
 from streaming.event_hubs_events import message_of
 from streaming.event_hubs_ownership import Lease, Ownership, Place
 from streaming.event_hubs_reader import PartitionReader
 from streaming.transport import Handler, Message, partition_of
+from streaming.waiting import first_of
 
 _LOOK_SECONDS = 0.5
 _STORE_AWAY_SECONDS = 0.5

@@ -12,9 +12,9 @@ import structlog
 from azure.eventhub import EventData
 from azure.eventhub.aio import EventHubConsumerClient, PartitionContext
 
-from streaming.delivery import first_of
 from streaming.event_hubs_client import closed, put_down
 from streaming.event_hubs_ownership import Lease, Place
+from streaming.waiting import first_of
 
 _BEGINNING = "-1"
 _BACK_OFF_SECONDS = 0.1

@@ -19,10 +19,11 @@ from event_store.records import StoreUnavailable
 from event_store.store import EventStore
 from streaming.cloud_events import DataElsewhere, NotAnEvent
 from streaming.dead_letters import DeadLetters, message_at
-from streaming.delivery import Circumstances, Delivery, DeliveryLimits, Statistics, first_of
+from streaming.delivery import Circumstances, Delivery, DeliveryLimits, Statistics
 from streaming.kafka_clients import KafkaSettings, end_consumer, ensure_topic
 from streaming.kafka_records import kafka_partition_of, message_of
 from streaming.transport import Handler, Message
+from streaming.waiting import first_of
 
 T = TypeVar("T")
 _COMMIT_SECONDS = 0.5

@@ -8,7 +8,6 @@ The embedded transport reads the log itself. Then the relay leads, publishes not
 """
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -19,6 +18,7 @@ from event_store.records import StoreUnavailable
 from event_store.store import EventStore, LogPage
 from streaming.relay_lead import Lead, checkpoint, leadership
 from streaming.transport import Message, Transport
+from streaming.waiting import first_of
 
 _FAULTS: tuple[type[Exception], ...] = (*DATABASE_FAULTS, StoreUnavailable)
 _IDLE_SECONDS_MAX = 1.0
@@ -107,7 +107,7 @@ class Relay:
                         await lead.while_it_lasts(self._work(lead, stop))
             except _FAULTS as fault:
                 log.warning("the relay lost its lead or its database", relay=self._name, fault=repr(fault))
-                await _wait(stop, pause)
+                await first_of(pause, stop)
                 pause = min(pause * 2, _BACK_OFF_SECONDS_MAX)
 
     async def _work(self, lead: Lead, stop: asyncio.Event) -> None:
@@ -139,7 +139,7 @@ class Relay:
                     await lead.move(position)
                     stored_at = loop.time()
                 if not moved:
-                    await self._idle(generation, stop)
+                    await first_of(None, stop, self._store.wakeups.wait(_IDLE_SECONDS_MAX, since=generation))
         finally:
             await reading.close()
         if position > lead.position:
@@ -156,7 +156,7 @@ class Relay:
             except Exception as fault:  # also what an engine forgot to translate: going on without the batch would skip it
                 self.statistics.failures += 1
                 log.warning("the broker is away; publishing waits", relay=self._name, fault=repr(fault), seconds=back_off)
-                await _wait(stop, back_off)
+                await first_of(back_off, stop)
                 back_off = min(back_off * 2, _BACK_OFF_SECONDS_MAX)
                 self.statistics.horizon = await self._store.horizon()  # the log goes on growing, and somebody should see it
                 continue
@@ -164,19 +164,3 @@ class Relay:
             self.statistics.observe_publish(len(messages), loop.time() - began)
             return True
         return False
-
-    async def _idle(self, generation: int, stop: asyncio.Event) -> None:
-        """Waits for the log to grow."""
-        waking = asyncio.ensure_future(self._store.wakeups.wait(_IDLE_SECONDS_MAX, since=generation))
-        stopping = asyncio.ensure_future(stop.wait())
-        try:
-            await asyncio.wait((waking, stopping), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            waking.cancel()
-            stopping.cancel()
-
-
-async def _wait(stop: asyncio.Event, seconds: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await stop.wait()

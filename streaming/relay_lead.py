@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import asyncpg
 
-from streaming.delivery import first_of
+from streaming.waiting import first_of
 
 T = TypeVar("T")
 SILENCE_SECONDS_MAX = 6.0

@@ -1,7 +1,7 @@
 # intent_ref: access.problems
 """Which exception becomes which problem. Nothing else in the platform turns an exception into an answer."""
 
-from typing import Any, Final
+from typing import Any
 
 import structlog
 from fastapi import FastAPI
@@ -17,8 +17,6 @@ from access.tokens import TokenRefused
 from domain.refusals import Fault, Refusal
 from event_store.records import AppendTooLarge, ArtifactsUnavailable, StoreUnavailable, StreamBusy
 from event_store.tokens import InvalidToken
-
-RETRY_AFTER_SECONDS: Final = 1
 
 log = structlog.get_logger(__name__)
 

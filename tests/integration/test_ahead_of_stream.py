@@ -13,9 +13,9 @@ from event_store.records import StoreUnavailable
 from event_store.store import EventStore
 from modules.contract import Invocation
 from sagas.ahead import STEPS_AHEAD_MAX
-from streaming.delivery import first_of
 from streaming.embedded import EmbeddedTransport
 from streaming.transport import Message
+from streaming.waiting import first_of
 from tests.integration.test_execution_saga import World, now
 from tests.integration.test_quick_calls import Quick, completed_once, quick, rows
 from tests.waiting import wait_until
