@@ -4,6 +4,8 @@
 .PHONY: help demo serve test endurance lint bench pins clean
 SHELL := /bin/sh
 BIN := .venv/bin
+# Hundreds of tests start a process: each would compile every module again.
+unexport PYTHONDONTWRITEBYTECODE
 TEST_PROCESSES ?= 2
 PINS = uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --quiet \
 	--no-emit-index-url --no-header --no-annotate --no-emit-package quantum
