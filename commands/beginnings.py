@@ -131,17 +131,21 @@ def child_of(state: Execution, at: datetime, planned: PlannedStep, run_id: StepI
 
 def start_of(state: Execution, at: datetime, planned: PlannedStep, run_id: StepId) -> StepStarted:
     """The run's first attempt may be made, or its first after a retry by hand. Raises `ExpressionFailed`."""
-    attempt, action = state.runs.get(run_id, _NEW).attempts + 1, work_of(state, run_id).action
-    return StepStarted(state.execution_id, run_id, action, attempt, at, _limits(state, at, planned, run_id))
+    run, work = state.runs.get(run_id, _NEW), work_of(state, run_id)
+    limits = _limits(state, at, planned, run_id, run, work)
+    return StepStarted(state.execution_id, run_id, work.action, run.attempts + 1, at, limits)
 
 
-def _limits(state: Execution, at: datetime, planned: PlannedStep, run_id: StepId) -> StepLimits | None:
+def _limits(
+    state: Execution, at: datetime, planned: PlannedStep, run_id: StepId, run: StepRun, work: Work
+) -> StepLimits | None:  # fmt: skip
     """What holds for the run's next attempt; None where nothing does."""
-    flow, priority, run = planned.flow, state.options.priority, state.runs.get(run_id, _NEW)
-    work = work_of(state, run_id)
+    flow, priority = planned.flow, state.options.priority
     metered = work.action if work.is_metered else None
+    if priority == PRIORITY_DEFAULT and metered is None and (is_undoing(run_id) or (flow.is_unlimited and run.limits is None)):
+        return None
     if is_undoing(run_id):
-        return StepLimits(priority, metered=metered) if priority != PRIORITY_DEFAULT or metered else None
+        return StepLimits(priority, metered=metered)
     queue_by = None if flow.queue_seconds is None else at + timedelta(seconds=flow.queue_seconds)
     expires_at = None if run.limits is None else run.limits.expires_at
     if flow.total_seconds is not None and expires_at is None:

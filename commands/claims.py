@@ -15,12 +15,13 @@ from event_store.records import Claim
 
 NAME_SCOPE = "intent-name"
 KEY_SCOPE = "execution-key"
+_NAMING = (intent.IntentCreated, intent.IntentArchived)
 
 
 def of(stream_id: StreamId, state: Any, events: Sequence[codec.DomainEvent]) -> list[Claim]:
     """What `events` take or give back, so that no two streams of the tenant hold it at a time."""
     first = events[0]
-    if isinstance(first, intent.IntentCreated | intent.IntentArchived):
+    if isinstance(first, _NAMING):
         return [Claim(NAME_SCOPE, name, stream_id, takes) for name, takes in intent_commands.claims(cast("Any", events))]
     if isinstance(state, Execution) or isinstance(first, ExecutionStarted):
         return [Claim(KEY_SCOPE, key, stream_id, takes) for key, takes in execution_commands.claims(state, cast("Any", events))]

@@ -4,7 +4,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from commands.expressions import compile_value, evaluate
+from commands.expressions import evaluate, has_expressions
 from commands.expressions.checks import Surroundings, expression_faults_in
 from commands.inputs import faults_of, with_defaults
 from domain.refusals import Fault
@@ -24,7 +24,7 @@ def unfit_faults(inputs: Any, schema: dict[str, Any] | None, place: str) -> list
     if inputs is None:
         missing = faults_of(schema, with_defaults(schema, {}), f"{place}/inputs")
         return [Fault(place, f"It needs `inputs`: without, nothing can start. {missing[0].detail}", "missing")] if missing else []
-    if not compile_value(inputs).is_constant:
+    if has_expressions(inputs):
         return []
     return faults_of(schema, with_defaults(schema, inputs), f"{place}/inputs")
 

@@ -183,4 +183,6 @@ _ANSWER_LIMITS = Limits(value_bytes_max=1_048_576)
 
 def stored_faults(value: Any, prefix: str) -> list[Fault]:
     """Why a module's answer cannot go into the log: what it says is its own affair, as long as it can be held."""
+    if value is None:
+        return []
     return value_faults(value, prefix, _ANSWER_LIMITS, look_for_secrets=False)

@@ -245,12 +245,11 @@ def _over(state: Execution, event: StepCompleted | StepFailed | StepSkipped | St
             return _with_run(state, step, changed(run, status="cancelled", due_at=None, completed_at=at), at)
         case _:
             assert_never(event)
-    state = _with_run(state, step, run, at)
     planned = state.plan.by_id.get(step)
     if planned is None:
-        return _item_settled(state, step, run)
+        return _item_settled(_with_run(state, step, run, at), step, run)
     if before.status in SETTLED:
-        return state
+        return _with_run(state, step, run, at)
     fails = run.status == "failed" and not planned.flow.goes_on_after_failure
     dependents = state.plan.dependents[step]
     waits = state.waits
@@ -258,8 +257,8 @@ def _over(state: Execution, event: StepCompleted | StepFailed | StepSkipped | St
         waits = dict(waits)
         for dependent in dependents:
             waits[dependent.id] -= 1
-    return changed(
-        state, open=state.open - 1, waits=waits, failing=state.failing or (step if fails else None),
+    return _with_run(
+        state, step, run, at, open=state.open - 1, waits=waits, failing=state.failing or (step if fails else None),
         undoable=_undoable(state, planned, step, run),
     )  # fmt: skip
 
@@ -298,7 +297,8 @@ def _undone(state: Execution, event: StepCompensated | CompensationFailed) -> Ex
             assert_never(event)
 
 
-def _with_run(state: Execution, run_id: StepId, run: StepRun, at: datetime) -> Execution:
+def _with_run(state: Execution, run_id: StepId, run: StepRun, at: datetime, **others: Any) -> Execution:
+    """The execution with that run, and `others` of its fields."""
     before = state.runs.get(run_id, _NEW)
     active = state.active + _is_active(run) - _is_active(before)
     runs = {**state.runs, run_id: run}
@@ -306,7 +306,7 @@ def _with_run(state: Execution, run_id: StepId, run: StepRun, at: datetime) -> E
     if index is not None and not is_undoing(run_id):
         step = step_of_run(run_id)
         runs[step] = changed(runs[step], items_begun=runs[step].items_begun + 1, items_next=index + 1)
-    return changed(state, runs=runs, active=active, updated_at=at)
+    return changed(state, runs=runs, active=active, updated_at=at, **others)
 
 
 def _is_active(run: StepRun) -> bool:

@@ -89,6 +89,11 @@ class Control:
     concurrency_max: int | None = None
     is_metered: bool = False
 
+    @property
+    def is_unlimited(self) -> bool:
+        """True where the step itself sets no limit of time or number to its runs, but for those of an attempt."""
+        return self.queue_seconds is None and self.total_seconds is None and self.concurrency_key is None
+
 
 _PLAIN = Control()
 

@@ -38,6 +38,7 @@ SELECT * FROM quantum.append_events(
 APPENDS_MAX = 256
 SECOND_BATCH_FROM = 32
 SPLIT_FROM = 48
+_ROUNDS_TO_JOIN_MAX = 8
 EVENTS_MAX = 4096
 APPEND_BYTES_MAX = 64 << 20
 QUEUE_MAX = 20_000
@@ -147,11 +148,22 @@ class GroupCommit:
 
     async def _gather(self) -> list[_Pending]:
         while True:
+            await self._let_join()
             batch = self._take()
             if batch:
                 return batch
             self._work.clear()
             await self._work.wait()
+
+    async def _let_join(self) -> None:
+        """Lets appends that are on their way join the few that wait: who has just had an answer may be about to send the next."""
+        for _ in range(_ROUNDS_TO_JOIN_MAX):
+            waiting = len(self._queue)
+            if not 0 < waiting < SECOND_BATCH_FROM:
+                return
+            await asyncio.sleep(0)
+            if len(self._queue) == waiting:
+                return
 
     def _take(self) -> list[_Pending]:
         """The oldest appends that share nothing with each other, with a batch in flight, or with an older one left behind."""

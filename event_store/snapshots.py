@@ -47,6 +47,7 @@ class StateCache:
         self._store = store
         self._states: OrderedDict[tuple[str, str], Loaded[Any]] = OrderedDict()
         self._snapshots: set[asyncio.Task[None]] = set()
+        self._next_loads: dict[tuple[str, str], asyncio.Future[Loaded[Any]]] = {}
 
     async def close(self) -> None:
         """Waits for snapshots under way."""
@@ -62,7 +63,26 @@ class StateCache:
         return known
 
     async def load(self, tenant_id: TenantId, stream_id: StreamId, evolve: Callable[[S | None, Any], S]) -> Loaded[S]:
-        """The state now: what is cached, plus the events after it."""
+        """The state now: what is cached, plus the events after it. Who asks at the same moment as others shares one look."""
+        key = (tenant_id, stream_id)
+        while (shared := self._next_loads.get(key)) is not None:
+            await asyncio.wait((shared,))
+            if not shared.cancelled():
+                return shared.result()
+        shared = self._next_loads[key] = asyncio.get_running_loop().create_future()
+        try:
+            try:
+                await asyncio.sleep(0)
+            finally:
+                del self._next_loads[key]  # whoever asks from now on may know of something newer than what is about to be read
+            loaded = await self._read(tenant_id, stream_id, evolve)
+            shared.set_result(loaded)
+            return loaded
+        finally:
+            if not shared.done():
+                shared.cancel()
+
+    async def _read(self, tenant_id: TenantId, stream_id: StreamId, evolve: Callable[[S | None, Any], S]) -> Loaded[S]:
         known = self._states.get((tenant_id, stream_id))
         loaded: Loaded[S] = known if known is not None else Loaded(None, 0)
         while True:

@@ -3,7 +3,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -39,6 +39,11 @@ SELECT {_COLUMNS} FROM quantum.events
 _READ_LOG_OF_TOPICS = f"""
 SELECT {_COLUMNS} FROM quantum.events
  WHERE position > $1 AND position <= $2 AND topic = ANY ($4) ORDER BY position LIMIT $3
+"""  # noqa: S608
+_READ_LOG_OF_PARTITIONS = f"""
+SELECT {_COLUMNS} FROM quantum.events
+ WHERE position > $1 AND position <= $2 AND ($4::text[] IS NULL OR topic = ANY ($4))
+   AND crc32(convert_to(tenant_id || '/' || stream_id, 'UTF8')) % $5 = ANY ($6::bigint[]) ORDER BY position LIMIT $3
 """  # noqa: S608
 _READ_LOG_OF_TENANT = f"SELECT {_COLUMNS} FROM quantum.read_tenant_log($1, $2, $3, $4, $5)"  # noqa: S608
 _CLAIM_HOLDER = "SELECT stream_id FROM quantum.claims WHERE tenant_id = $1 AND scope = $2 AND value = $3"
@@ -206,9 +211,12 @@ class EventStore:
         limit: int,
         tenant_id: TenantId | None = None,
         topics: frozenset[str] | None = None,
+        partitions: tuple[int, Collection[int]] | None = None,
     ) -> LogPage:
         """Up to `limit` events after a position, never past the horizon; of one tenant (under its row-level security) or all.
 
+        `partitions`: into how many the streams of all tenants fall, and the numbers of those wanted. A stream is in the one that
+        the CRC-32 of `tenant/stream` gives, modulo their count.
         A page with fewer events than `limit` has come to the horizon, and `next` says so.
         """
         horizon = self._horizon
@@ -219,6 +227,11 @@ class EventStore:
         wanted = None if topics is None else sorted(topics)
         if tenant_id is not None:
             rows = await self._fetch(self.tenant_pool, _READ_LOG_OF_TENANT, tenant_id, after, horizon, wanted, limit)
+        elif partitions is not None:
+            count, numbers = partitions
+            rows = await self._fetch(
+                self.platform_pool, _READ_LOG_OF_PARTITIONS, after, horizon, limit, wanted, count, list(numbers)
+            )  # fmt: skip
         elif wanted is None:
             rows = await self._fetch(self.platform_pool, _READ_LOG, after, horizon, limit)
         else:

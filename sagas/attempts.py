@@ -14,7 +14,7 @@ import structlog
 
 from commands.beginnings import work_of
 from commands.execution import CompleteStep, FailStep
-from commands.expressions import ExpressionFailed, compile_value, evaluate
+from commands.expressions import ExpressionFailed, evaluate, has_expressions
 from commands.handle import Shell, actions_of
 from commands.scope import scope_of
 from domain import execution
@@ -189,14 +189,13 @@ class Attempts:
         return module
 
     async def _called(self, module: Module, work: Work, invocation: Invocation) -> Any:
-        limit = asyncio.timeout(work.timeout_seconds)
         try:
-            return await _within(limit, self._call(module, invocation))
-        except TimeoutError as fault:
-            if not limit.expired():
-                raise ModuleError("module-crashed", f"The module {work.module!r} gave up waiting for something.") from fault
+            return await _within(work.timeout_seconds, self._call(module, invocation))
+        except _OutOfTime as fault:
             message = f"The module {work.module!r} did not answer within {work.timeout_seconds:g} seconds."
             raise ModuleError("timeout", message) from fault
+        except TimeoutError as fault:
+            raise ModuleError("module-crashed", f"The module {work.module!r} gave up waiting for something.") from fault
 
     async def _record(self, dispatch: Dispatch, command: CompleteStep | FailStep, traceparent: str | None) -> None:
         match await self._outcomes.record(dispatch, command, traceparent):
@@ -208,14 +207,24 @@ class Attempts:
                 self._statistics.too_late += 1
 
 
-async def _within(limit: asyncio.Timeout, coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """What comes of `coroutine` within `limit`. One that waits for nothing, as most plug-ins, costs no timer."""
+class _OutOfTime(Exception):
+    """The time that an attempt has is up."""
+
+
+async def _within(seconds: float, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """What comes of `coroutine` in time; raises `_OutOfTime`. One that waits for nothing, as most plug-ins, costs no timer."""
     try:
         awaited = coroutine.send(None)
     except StopIteration as done:
         return done.value
-    async with limit:
-        return await _resumed(coroutine, awaited)
+    limit = asyncio.timeout(seconds)
+    try:
+        async with limit:
+            return await _resumed(coroutine, awaited)
+    except TimeoutError as fault:
+        if limit.expired():
+            raise _OutOfTime from fault
+        raise
 
 
 @types.coroutine
@@ -265,7 +274,7 @@ def _invocation(
         raise ModuleError("queue-timeout", message, retryable=False)
     try:
         parameters = work.parameters
-        if not compile_value(parameters).is_constant:
+        if has_expressions(parameters):
             parameters = evaluate(parameters, scope_of(state, dispatch.step))
     except ExpressionFailed as fault:
         raise ModuleError(

@@ -54,13 +54,13 @@ class Outcomes:
         Tries as long as it takes where the database is away; raises what nobody foresaw.
         """
         key = (dispatch.tenant_id, dispatch.execution_id)
-        answered = Answered(dispatch, command, traceparent, asyncio.get_running_loop().create_future())
         if (others := self._waiting.get(key)) is not None:
+            answered = Answered(dispatch, command, traceparent, asyncio.get_running_loop().create_future())
             others.append(answered)
             return await answered.recorded
         self._waiting[key] = []
         try:
-            return await self._record_one(answered)
+            return await self._record_one(dispatch, command, traceparent)
         finally:
             left = self._waiting.pop(key)
             if left:
@@ -88,7 +88,7 @@ class Outcomes:
                 execution_id=first.execution_id, outcomes=tuple([one.command for one in together]), at=first.at
             )  # fmt: skip
             try:
-                outcome = await self._obeyed(command, together[0])
+                outcome = await self._obeyed(together[0].dispatch, command, together[0].traceparent)
             except Exception as fault:
                 log.warning("answers are recorded one by one", execution_id=first.execution_id, fault=repr(fault))
             else:
@@ -99,23 +99,24 @@ class Outcomes:
                 # Another worker has recorded the one whose id they went under: that says nothing of the others.
         for answered in together:
             try:
-                _settle(answered, await self._record_one(answered))
+                _settle(answered, await self._record_one(answered.dispatch, answered.command, answered.traceparent))
             except Exception as fault:
                 if not answered.recorded.done():
                     answered.recorded.set_exception(fault)
 
-    async def _record_one(self, answered: Answered) -> bool | None:
+    async def _record_one(self, dispatch: Dispatch, command: CompleteStep | FailStep, traceparent: str | None) -> bool | None:
         try:
-            outcome = await self._obeyed(answered.command, answered)
+            outcome = await self._obeyed(dispatch, command, traceparent)
         except (StepNotRunning, ExecutionHasEnded, NotFound):
             return None
         return not outcome.replayed
 
-    async def _obeyed(self, command: CompleteStep | FailStep | RecordOutcomes, answered: Answered) -> Outcome[Execution]:
-        dispatch = answered.dispatch
+    async def _obeyed(
+        self, dispatch: Dispatch, command: CompleteStep | FailStep | RecordOutcomes, traceparent: str | None
+    ) -> Outcome[Execution]:
         envelope = Envelope(
             TenantId(dispatch.tenant_id), dispatch.command_id, ACTOR, dispatch.correlation_id,
-            causation_id=str(dispatch.event_id), traceparent=answered.traceparent,
+            causation_id=str(dispatch.event_id), traceparent=traceparent,
         )  # fmt: skip
         back_off = _BACK_OFF_SECONDS
         while True:
@@ -127,7 +128,7 @@ class Outcomes:
                 await asyncio.sleep(back_off)
                 back_off = min(back_off * 2, _BACK_OFF_SECONDS_MAX)
         if self._recorded is not None and outcome.stored:
-            self._recorded(dispatch, answered.traceparent, outcome)
+            self._recorded(dispatch, traceparent, outcome)
         return outcome
 
 

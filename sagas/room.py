@@ -70,15 +70,15 @@ class Room:
         if self._limits.installation.concurrent_steps is not None:
             return [False] * len(dispatches)
         free = 0 if self.backlog else self.free
-        running = dict(self._of_tenant)
+        taken: dict[str, int] = {}
         take: list[bool] = []
         for dispatch in dispatches:
             tenant_id = dispatch.tenant_id
-            count = running.get(tenant_id, 0)
+            count = self._of_tenant.get(tenant_id, 0) + taken.get(tenant_id, 0)
             fits = free > 0 and dispatch.due_at <= present and dispatch.is_unlimited and count < self._limits.tenant_calls_max
             fits = fits and tenant_id not in self.waits and tenant_id not in self.limited
             take.append(fits)
             if fits:
                 free -= 1
-                running[tenant_id] = count + 1
+                taken[tenant_id] = taken.get(tenant_id, 0) + 1
         return take

@@ -94,7 +94,8 @@ class _Reader:
             await self._delivery.redrive(self._owns)
             after = min(lease.done for lease in leases.values())
             try:
-                page = await self._store.read_log(after, limit=self._batch_max, topics=self._topics)
+                ours = None if len(leases) == self._partitions.count else (self._partitions.count, leases.keys())
+                page = await self._store.read_log(after, limit=self._batch_max, topics=self._topics, partitions=ours)
             except StoreUnavailable as fault:
                 log.warning("the log cannot be read; trying again", group=self._group, fault=str(fault))
                 await first_of(_STORE_AWAY_SECONDS, stop)
@@ -109,6 +110,9 @@ class _Reader:
 
     def _undone(self, events: list[RecordedEvent], leases: dict[int, Lease]) -> list[Message]:
         """The messages of those leases that we still have, without what they have had before."""
+        done = {lease.done for lease in leases.values()}
+        if len(leases) == self._partitions.count and leases == self._partitions.held and len(done) == 1:
+            return [Message.of(event) for event in events]  # all of it is ours, and new
         messages = []
         for event in events:
             message = Message.of(event)

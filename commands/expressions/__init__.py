@@ -14,6 +14,9 @@ machine. Tests hold the two against each other. Beyond CEL: integers and reals m
 
 from commands.expressions.checks import condition_faults, expression_faults
 from commands.expressions.faults import ExpressionFailed
-from commands.expressions.templates import CompiledValue, compile_value, condition, evaluate
+from commands.expressions.templates import CompiledValue, compile_value, condition, evaluate, has_expressions
 
-__all__ = ["CompiledValue", "ExpressionFailed", "compile_value", "condition", "condition_faults", "evaluate", "expression_faults"]
+__all__ = [
+    "CompiledValue", "ExpressionFailed", "compile_value", "condition", "condition_faults", "evaluate", "expression_faults",
+    "has_expressions",
+]  # fmt: skip

@@ -33,6 +33,7 @@ OPENING = "${{"
 _KEPT_MAX = 2_048
 _SHOWN_CHARS = 100
 _KEPT_BYTES_MAX = 65_536
+_OPENING = b"${{"
 """Values with a longer text are compiled each time: what is kept stays small whatever is asked."""
 
 
@@ -81,18 +82,27 @@ class CompiledValue:
         return result
 
 
+def has_expressions(value: Any) -> bool:
+    """True where something in the value is to be evaluated, or fails to be; raises `ExpressionFailed` where it is no JSON."""
+    return _OPENING in _text(value)
+
+
 def compile_value(value: Any) -> CompiledValue:
     """The value, ready to be evaluated; raises `ExpressionFailed` where an expression is wrong.
 
     Values without an expression cost one look through their text. Others are kept by their text, up to 2,048 of them.
     """
-    try:
-        text = orjson.dumps(value)
-    except (TypeError, orjson.JSONEncodeError) as fault:
-        raise ExpressionFailed("", "This is no JSON value.") from fault
-    if b"${{" not in text:
+    text = _text(value)
+    if _OPENING not in text:
         return CompiledValue(value, (), frozenset(), frozenset())
     return _compile_kept(text) if len(text) <= _KEPT_BYTES_MAX else _compile(value)
+
+
+def _text(value: Any) -> bytes:
+    try:
+        return orjson.dumps(value)
+    except (TypeError, orjson.JSONEncodeError) as fault:
+        raise ExpressionFailed("", "This is no JSON value.") from fault
 
 
 @lru_cache(maxsize=_KEPT_MAX)

@@ -4,7 +4,7 @@
 import base64
 import json
 from collections.abc import Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any, Final
 from urllib.parse import quote, quote_plus
@@ -76,12 +76,12 @@ class Redaction:
             case _:
                 return value
 
-    @contextmanager
-    def in_force(self) -> Iterator[None]:
+    def in_force(self) -> AbstractContextManager[None]:
         """While it lasts, `hide_in_log` keeps the values out of the log lines of this task and of those it starts."""
-        if not self._forms:
-            yield
-            return
+        return self._hiding() if self._forms else _NO_HIDING
+
+    @contextmanager
+    def _hiding(self) -> Iterator[None]:
         token = _in_force.set((*_in_force.get(), self))
         try:
             yield
@@ -90,6 +90,7 @@ class Redaction:
 
 
 NOTHING: Final = Redaction({})
+_NO_HIDING: Final = nullcontext()
 _in_force: ContextVar[tuple[Redaction, ...]] = ContextVar("redactions_in_force", default=())
 
 

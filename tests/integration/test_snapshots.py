@@ -1,6 +1,7 @@
 # intent_ref: tests.snapshots
 """Snapshots and the cache of states: they save reading and never change what a stream says."""
 
+import asyncio
 from dataclasses import dataclass, replace
 
 import asyncpg
@@ -123,3 +124,27 @@ async def test_what_another_process_appended_is_seen_by_a_cached_load(store: Eve
     folded.clear()
     assert (await store.load(tenant, STREAM, evolve)).state == Seen(5)
     assert len(folded) == 3
+
+
+async def test_who_loads_at_the_same_moment_shares_one_look_and_who_comes_later_sees_what_is_newer(store: EventStore) -> None:
+    tenant = TenantId("shared")
+    await append(store, tenant, STREAM, 3)
+    folded.clear()
+    together = await asyncio.gather(*(store.load(tenant, STREAM, evolve) for _ in range(20)))
+    assert {loaded.version for loaded in together} == {3}
+    assert len(folded) == 3
+    under_way = asyncio.create_task(store.load(tenant, STREAM, evolve))
+    await asyncio.sleep(0)
+    await append(store, tenant, STREAM)
+    assert (await store.load(tenant, STREAM, evolve)).version == 4
+    await under_way
+
+
+async def test_who_shares_a_look_that_is_given_up_looks_for_himself(store: EventStore) -> None:
+    tenant = TenantId("given-up")
+    await append(store, tenant, STREAM, 3)
+    first, *others = [asyncio.create_task(store.load(tenant, STREAM, evolve)) for _ in range(4)]
+    await asyncio.sleep(0)
+    first.cancel()
+    assert [loaded.version for loaded in await asyncio.gather(*others)] == [3, 3, 3]
+    assert first.cancelled()

@@ -6,12 +6,14 @@ import time
 from contextlib import aclosing
 
 import asyncpg
+import pytest
 
 from domain.values import StreamId, TenantId
 from event_store import group_commit
 from event_store.ids import uuid7
 from event_store.records import Append, StreamAppend
 from event_store.store import EventStore
+from streaming.transport import Message, partition_of
 from tests.conftest import Database
 from tests.streams import METADATA, append, new_events
 
@@ -147,6 +149,24 @@ async def test_filters_by_tenant_and_topic_pass_over_the_rest_and_the_token_move
     async with aclosing(store.subscribe(after=start, topics=frozenset({"intent.created.v1"}))) as pages:
         page = await anext(pages)
     assert (page.events, page.next >= last.position) == ([], True)
+
+
+@pytest.mark.parametrize("topics", [None, frozenset({"intent.deprecated.v1"})])
+async def test_partitions_divide_the_log_as_the_stream_does(store: EventStore, topics: frozenset[str] | None) -> None:
+    start = await store.horizon()
+    for number in range(40):
+        await append(store, f"tenant-{number % 3}", f"ströme-{number}-😀", 2)
+    whole = (await store.read_log(start, limit=500)).events
+    assert len(whole) == 80
+    halves = [frozenset(range(0, 32, 2)), frozenset(range(1, 32, 2))]
+    for half in halves:
+        ours = [event.position for event in whole if partition_of(Message.of(event).key, 32) in half]
+        assert 0 < len(ours) < 80
+        page = await store.read_log(start, limit=500, topics=topics, partitions=(32, half))
+        assert [event.position for event in page.events] == ours
+        assert page.next >= whole[-1].position
+    none = await store.read_log(start, limit=500, topics=frozenset({"intent.created.v1"}), partitions=(32, halves[0]))
+    assert (none.events, none.next >= whole[-1].position) == ([], True)
 
 
 async def test_a_subscriber_resumes_where_it_left_off_in_pages_of_any_size(store: EventStore) -> None:

@@ -1,6 +1,7 @@
 # intent_ref: tests.append
 """How a queue of appends is dealt out to writers: halves of a full one side by side, and never what another has in its hands."""
 
+import asyncio
 from typing import Any
 
 from domain.values import StreamId, TenantId
@@ -50,3 +51,17 @@ def test_appends_to_one_stream_follow_each_other() -> None:
     assert len(commit._take()) == 1
     commit._committing = 1
     assert commit._take() == []
+
+
+async def test_appends_that_are_about_to_come_join_those_that_wait() -> None:
+    commit, later = queued(3), queued(4, "another")
+
+    async def comes(rounds: int) -> None:
+        for _ in range(rounds):
+            await asyncio.sleep(0)
+        commit._queue.append(later._queue.popleft())
+
+    coming = [asyncio.create_task(comes(rounds)) for rounds in range(2)]
+    assert len(await commit._gather()) == 4, "of those to one stream one goes at a time"
+    await asyncio.gather(*coming)
+    assert len(commit._queue) == 1
