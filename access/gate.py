@@ -6,6 +6,7 @@ from typing import Final
 from starlette.requests import Request
 
 from access.http.problems import Problem
+from access.http.request_keys import KeyedAnswers
 from access.principal import Access, Principal
 from access.roles import Permission, allows
 from access.tenant_directory import TenantDirectory
@@ -17,10 +18,10 @@ TENANT_HEADER: Final = "X-Tenant-Id"
 
 
 class Gate:
-    """Asked by each route before anything else."""
+    """Asked by each route before anything else. `keys`: answers for requests that come under an idempotency key."""
 
-    def __init__(self, verifier: TokenVerifier, tenants: TenantDirectory) -> None:
-        self._verifier, self._tenants = verifier, tenants
+    def __init__(self, verifier: TokenVerifier, tenants: TenantDirectory, keys: KeyedAnswers) -> None:
+        self._verifier, self._tenants, self.keys = verifier, tenants, keys
 
     async def authenticate(self, request: Request, permission: Permission) -> Principal:
         """Who asks, when one of its roles has `permission`. Raises `TokenRefused`, `Problem`, `KeysUnavailable`."""

@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID, uuid5
 
 from commands.expressions import ExpressionFailed, evaluate
+from commands.kept_values import NotKept, Room
 from commands.scope import scope_of
 from domain.definition import PRIORITY_DEFAULT
 from domain.execution import Execution
@@ -64,7 +65,7 @@ def resources_in(result: Any) -> list[tuple[str, str, dict[str, Any]]]:
     ]
 
 
-def wait_for(state: Execution, at: datetime, gate: Gate, number: int, run_id: StepId) -> StepWaiting:
+def wait_for(state: Execution, at: datetime, gate: Gate, number: int, run_id: StepId, room: Room) -> StepWaiting:
     """The run stands before a gate. Raises `ExpressionFailed`."""
     due_at = None
     scope = scope_of(state, run_id)
@@ -77,7 +78,7 @@ def wait_for(state: Execution, at: datetime, gate: Gate, number: int, run_id: St
         due_at = _time(evaluate(gate.until, scope), None if gate.zone is None else evaluate(gate.zone, scope))
     detail: dict[str, Any] = {}
     if gate.kind == "approval":
-        detail = {"roles": list(gate.roles), "message": evaluate(gate.message, scope)}
+        detail = {"roles": list(gate.roles), "message": room.whole("/approval/message", evaluate(gate.message, scope))}
     elif gate.kind == "signal":
         detail = {"signal": gate.signal}
     reason: Any = "timer" if gate.kind == "wait" else gate.kind
@@ -114,12 +115,12 @@ def limits_again(state: Execution, run_id: StepId, due_at: datetime) -> StepLimi
     return replace(limits, queue_by=due_at + timedelta(seconds=planned.flow.queue_seconds))
 
 
-def child_of(state: Execution, at: datetime, planned: PlannedStep, run_id: StepId) -> StepWaiting:
+def child_of(state: Execution, at: datetime, planned: PlannedStep, run_id: StepId, room: Room) -> StepWaiting:
     """The run's work is another execution, whose id follows from the attempt. Raises `ExpressionFailed`."""
     child = planned.flow.child
     assert child is not None, "a workflow step names a workflow"
     attempt = state.runs.get(run_id, _NEW).attempts + 1
-    inputs = evaluate(child.inputs, scope_of(state, run_id))
+    inputs = room.value(f"inputs of {run_id} #{attempt}", evaluate(child.inputs, scope_of(state, run_id)))
     detail = {
         "execution_id": str(uuid5(_CHILDREN, f"{state.options.tenant_id}\n{state.execution_id}\n{run_id}\n{attempt}")),
         "intent": child.intent, "version": child.version, "inputs": inputs, "depth": state.options.depth + 1,
@@ -166,7 +167,9 @@ def slot_key_of(text: str) -> str:
 
 
 def expression_error(fault: ExpressionFailed) -> dict[str, Any]:
-    """The error of a step whose expression cannot be evaluated."""
+    """The error of a step whose expression cannot be evaluated, or whose value finds no place."""
+    if isinstance(fault, NotKept):
+        return fault.error
     return {"code": "expression-failed", "message": fault.message, "pointer": fault.pointer}
 
 

@@ -32,6 +32,7 @@ from commands.execution_commands import (
     StartExecution,
     TerminateExecution,
 )
+from commands.kept_values import Room
 from commands.progress import (
     Turn,
     advance,
@@ -129,11 +130,11 @@ def decide(state: Execution | None, command: FollowUpCommand) -> list[ExecutionE
     return decided(state, command).events
 
 
-def decided(state: Execution | None, command: FollowUpCommand) -> Turn:
-    """As `decide`, and with the state that the events lead to."""
+def decided(state: Execution | None, command: FollowUpCommand, room: Room | None = None) -> Turn:
+    """As `decide`, and with the state that the events lead to. `room` is what its values may take in the log."""
     if state is None:
         raise NotFound("execution", command.execution_id)
-    turn = Turn(state, command.at)
+    turn = Turn(state, command.at, room)
     match command:
         case CompleteStep() | FailStep():
             _answered(turn, command)

@@ -22,6 +22,7 @@ class StartExecution(BaseModel):
     business_key: str | None = None
     parent: Parent | None = None
     depth: int = 0
+    root: ExecutionId | None = None
     started_by: str | None = None
     queues: bool = False
     at: AwareDatetime

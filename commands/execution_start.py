@@ -8,6 +8,7 @@ from typing import Any
 from commands.definitions import checked_definition
 from commands.execution_commands import StartExecution
 from commands.inputs import faults_of, with_defaults
+from commands.kept_values import Room
 from commands.planning import plan_of
 from commands.progress import Turn, advance, consider_all
 from domain.definition import Definition, Rules, inputs_faults
@@ -71,14 +72,14 @@ def fitting_inputs(start: Start, inputs: dict[str, Any]) -> dict[str, Any]:
     return inputs
 
 
-def begun(start: Start, command: StartExecution, inputs: dict[str, Any]) -> Turn:
-    """The start with these inputs, as they go into the log, and the state that the events lead to."""
+def begun(start: Start, command: StartExecution, inputs: dict[str, Any], room: Room | None = None) -> Turn:
+    """The start with these inputs, as they go into the log, and the state that the events lead to. `room` as for `decided`."""
     at = command.at
     started = ExecutionStarted(
         command.execution_id, start.intent.intent_id, start.intent.name, start.version, start.definition.target, inputs,
         start.plan, at, _options(command, start.definition),
     )  # fmt: skip
-    turn = Turn.first(started)
+    turn = Turn.first(started, room)
     if command.queues:
         turn.add(ExecutionQueued(command.execution_id, 1, turn.state.options.priority, at))
     consider_all(turn)
@@ -121,6 +122,6 @@ def _options(command: StartExecution, definition: Definition) -> Options | None:
     options = Options(
         command.tenant_id, command.priority or definition.priority, command.business_key,
         None if seconds is None else command.at + timedelta(seconds=seconds), command.parent, command.depth, command.started_by,
-        definition.outputs,
+        definition.outputs, command.root,
     )  # fmt: skip
     return options if options != Options(TenantId("")) else None

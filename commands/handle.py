@@ -26,9 +26,12 @@ from commands.execution import ExecutionCommand, FollowUpCommand, StartExecution
 from commands.execution_start import begun, startable
 from commands.holdings import MayHold, any_number, newly_held
 from commands.intent import CreateIntent, IntentCommand
-from commands.kept_inputs import InputStore, recorded_inputs
+from commands.kept_inputs import recorded_inputs
+from commands.kept_values import ValueStore, with_kept
 from commands.module import ModuleCommand
 from commands.pull_subscription import PullSubscriptionCommand
+from commands.recorded_events import new_event
+from commands.starts import MayDescend, MayStart, any_descent, unlimited
 from commands.subscription import SubscriptionCommand
 from commands.tenant import TenantCommand
 from commands.turns import Turn, Turns
@@ -39,7 +42,7 @@ from domain.execution import Execution
 from domain.intent import Intent
 from domain.module import Modules
 from domain.pull_subscription import PullSubscriptions
-from domain.refusals import ExecutionExists, IntentNameTaken, LimitReached, NotFound, Refusal
+from domain.refusals import ExecutionExists, IntentNameTaken, LimitReached, NotFound, Refusal, TooManyDescendants
 from domain.subscription import Subscriptions
 from domain.tenant import Tenant
 from domain.values import (
@@ -55,12 +58,10 @@ from domain.values import (
     tenant_stream,
 )
 from event_store import codec
-from event_store.ids import uuid7
 from event_store.records import (
     NO_STREAM,
     ClaimTaken,
     Metadata,
-    NewEvent,
     RecordedEvent,
     StreamAppend,
     StreamBusy,
@@ -83,26 +84,18 @@ class IdempotencyKeyReused(Refusal):
         super().__init__(self.__doc__)
 
 
-MayStart = Callable[[TenantId, bool], Awaitable[bool]]
-"""(tenant, whether it is a part of another) -> whether an execution waits for its turn. Raises `LimitReached`."""
-
-
-async def unlimited(tenant_id: TenantId, is_part: bool) -> bool:
-    """Every execution begins at once."""
-    return False
-
-
 @dataclass(frozen=True, slots=True)
 class Shell:
-    """What every command needs: the log, the platform's modules, rules of definitions and starts, a place for large inputs."""
+    """What every command needs: the log, the platform's modules, rules of definitions and starts, a place for large values."""
 
     store: EventStore
     builtin: Modules
     rules: Rules
     may_start: MayStart = unlimited
-    inputs: InputStore | None = None
+    inputs: ValueStore | None = None
     turns: Turns = field(default_factory=Turns)
     may_hold: MayHold = any_number
+    may_descend: MayDescend = any_descent
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +158,8 @@ async def handle(shell: Shell, command: Command, envelope: Envelope) -> Outcome[
     if type(command) in _FOLLOW_UPS:
         # By far the most frequent, and a type is found faster than it is told from some twenty others.
         follow_up = cast("FollowUpCommand", command)
-        return await _obey(shell, envelope, execution_stream(follow_up.execution_id), execution.evolve, _on_execution(follow_up))
+        decide = _on_execution(shell, envelope, follow_up)
+        return await _obey(shell, envelope, execution_stream(follow_up.execution_id), execution.evolve, decide)
     match command:
         case EmitEvent():
             decide = _pure(lambda state: custom_commands.decide(state, command, shell.rules))
@@ -241,9 +235,9 @@ def _pure(decide: Callable[[Any], Sequence[codec.DomainEvent]]) -> Decide:
     return decided
 
 
-def _on_execution(command: FollowUpCommand) -> Decide:
+def _on_execution(shell: Shell, envelope: Envelope, command: FollowUpCommand) -> Decide:
     async def decided(state: Execution | None, may_be_stale: bool) -> Decided:
-        turn = execution_commands.decided(state, command)
+        turn = await with_kept(shell.inputs, envelope.tenant_id, lambda room: execution_commands.decided(state, command, room))
         return Decided(turn.events, turn.state)
 
     return decided
@@ -279,7 +273,8 @@ async def _start_execution(shell: Shell, command: StartExecution, envelope: Enve
             raise NotFound("intent", command.intent_id)
         catalogue = await actions_of(shell, envelope.tenant_id, may_be_stale=may_be_stale)
         start = startable(loaded.state, command, catalogue, shell.rules)
-        turn = begun(start, command, await recorded_inputs(start, command, shell.inputs, envelope.tenant_id))
+        inputs = await recorded_inputs(start, command, shell.inputs, envelope.tenant_id)
+        turn = await with_kept(shell.inputs, envelope.tenant_id, lambda room: begun(start, command, inputs, room))
         if command.business_key is not None and turn.state.status in execution.ENDED:
             # It holds its key for no time at all, so the append has nothing to claim; what holds it now goes before.
             value = execution_commands.key_of(command.intent_id, command.business_key)
@@ -292,7 +287,9 @@ async def _start_execution(shell: Shell, command: StartExecution, envelope: Enve
     try:
         if await shell.may_start(envelope.tenant_id, command.parent is not None):
             command = command.model_copy(update={"queues": True})
-    except LimitReached:
+        if command.root is not None:
+            await shell.may_descend(envelope.tenant_id, command.root, command.execution_id)
+    except (LimitReached, TooManyDescendants):
         replay = await _replayed(shell.store, envelope, execution.evolve)
         if replay is None:
             raise
@@ -334,7 +331,7 @@ async def _in_turn(
                 continue
             replay = await _replayed(store, envelope, evolve)
             return replay or Outcome(loaded.state, loaded.version, await store.horizon(), False)
-        encoded = [_encoded(event) for event in events]
+        encoded = [new_event(event) for event in events]
         try:
             appended = await store.append(
                 tenant_id,
@@ -389,11 +386,6 @@ async def _folded(store: EventStore, envelope: Envelope, repeated: Sequence[Reco
     for event in await store.read_stream(envelope.tenant_id, StreamId(last.stream_id), to_version=last.version):
         state = evolve(state, event.event)
     return Outcome(state, last.version, max(event.position for event in repeated), True)
-
-
-def _encoded(event: codec.DomainEvent) -> NewEvent:
-    topic, payload = codec.encode(event)
-    return NewEvent(uuid7(), topic, payload)
 
 
 def _metadata(envelope: Envelope) -> Metadata:

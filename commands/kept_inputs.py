@@ -5,47 +5,31 @@ What an execution is given may hold claims already (a child gets a result of its
 what they stand for; recorded are the claims. So nothing is stored twice, and nothing slips past a schema as a claim.
 """
 
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import orjson
 
 from commands.execution_commands import StartExecution
 from commands.execution_start import Start, fitting_inputs
+from commands.kept_values import ValueStore
 from domain.values import TenantId
 
 _MARK: Final = b'"$artifact"'
 
 
-class InputStore(Protocol):
-    """Where inputs lie that are too large for the log. Every call raises `Invalid` for what cannot be kept or is not there,
-    `ArtifactQuotaReached`, and `ArtifactsUnavailable` where the command may be sent again."""
-
-    @property
-    def inline_bytes_max(self) -> int:
-        """How large inputs may be, as JSON, to go into the log as they are."""
-        ...
-
-    async def redeemed(self, tenant_id: TenantId, inputs: dict[str, Any]) -> dict[str, Any]:
-        """The inputs with what the tenant's claims in them stand for."""
-        ...
-
-    async def kept(self, tenant_id: TenantId, inputs: dict[str, Any]) -> dict[str, Any]:
-        """The inputs with claims in the place of what is large; the same inputs always leave the same claims."""
-        ...
-
-
 async def recorded_inputs(
-    start: Start, command: StartExecution, store: InputStore | None, tenant_id: TenantId
+    start: Start, command: StartExecution, store: ValueStore | None, tenant_id: TenantId
 ) -> dict[str, Any]:  # fmt: skip
-    """The inputs as the log gets them, once they are found to fit. Nothing is stored before that. Raises as `InputStore`."""
+    """The inputs as the log gets them, once they are found to fit. Nothing is stored before that. Raises as `ValueStore`."""
     recorded = await judged_inputs(start, command, store, tenant_id)
     if store is None or not recorded or len(orjson.dumps(recorded)) <= store.inline_bytes_max:
         return recorded
-    return await store.kept(tenant_id, recorded)
+    kept: dict[str, Any] = await store.kept(tenant_id, recorded, store.inline_bytes_max)
+    return kept
 
 
 async def judged_inputs(
-    start: Start, command: StartExecution, store: InputStore | None, tenant_id: TenantId
+    start: Start, command: StartExecution, store: ValueStore | None, tenant_id: TenantId
 ) -> dict[str, Any]:  # fmt: skip
     """The inputs with the schema's defaults, found to fit by what the claims among them stand for. Stores nothing."""
     given = command.inputs

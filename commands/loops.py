@@ -6,12 +6,18 @@ from datetime import datetime
 from typing import Any
 
 from commands.beginnings import child_of_run
+from commands.expressions.values import is_claim
+from commands.kept_values import NotKept, Room
 from domain.execution import Execution
 from domain.execution_events import StepCancelled
 from domain.plan import PlannedStep, is_undoing, item_index, item_run
 from domain.runs import ACTIVE, StepRun
+from domain.step_control import ALL_ITEMS_MAX, ITEMS_MAX
+from domain.values import StepId
 
 ERRORS_LISTED_MAX = 100
+EVENTS_MAX = 3_500
+"""How many events a decision may come to before a loop begins, its items counted: one append takes 4,096."""
 _MESSAGE_CHARS_MAX = 500
 
 
@@ -41,6 +47,34 @@ def _begun(state: Execution, planned: PlannedStep) -> Iterator[tuple[int, StepRu
         run = state.runs.get(item_run(planned.id, index))
         if run is not None:
             yield index, run
+
+
+def unfit_items_error(items: Any, begun: int, events: int) -> dict[str, Any] | None:
+    """Why a loop cannot be done over `items`, where the execution's loops have `begun` items already, and the decision has come
+    to so many `events`; None where it can."""
+    if not isinstance(items, list) or len(items) > ITEMS_MAX:
+        what = "an artifact: the list is too large to stand in the log" if is_claim(items) else "something that is no array"
+        what = f"{len(items):,} items, of at most {ITEMS_MAX:,}" if isinstance(items, list) else what
+        return {"code": "items-invalid", "message": f"`foreach` was given {what}."}
+    if begun + len(items) > ALL_ITEMS_MAX:
+        message = f"The loops of an execution may have {ALL_ITEMS_MAX:,} items together; these would make {begun + len(items):,}."
+        return {"code": "too-many-items", "message": message}
+    if events + len(items) > EVENTS_MAX:
+        message = f"Too much happens at once for {len(items):,} items more: let the loops of this execution follow one another."
+        return {"code": "too-many-items", "message": message}
+    return None
+
+
+def results_of(
+    room: Room, step: StepId, runs: Sequence[StepRun], *, stops: bool
+) -> tuple[Any, dict[str, Any] | None]:  # fmt: skip
+    """What a loop that is over has come to: the results of its items, and its error where some have failed, or where the results
+    find no place. A loop that `stops` because one has failed has no results."""
+    error = items_error(runs) if any(run.status == "failed" for run in runs) else None
+    try:
+        return None if stops else room.value(f"result of {step}", [run.result for run in runs]), error
+    except NotKept as fault:
+        return None, fault.error if error is None else {**error, "result_left_out": fault.error}
 
 
 def items_error(runs: Sequence[StepRun]) -> dict[str, Any]:

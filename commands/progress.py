@@ -24,8 +24,8 @@ from commands.beginnings import (
     work_of,
 )
 from commands.expressions import ExpressionFailed, condition, evaluate
-from commands.expressions.values import is_claim
-from commands.loops import has_items_under_way, is_cut_short, items_error, withdrawn
+from commands.kept_values import Room
+from commands.loops import has_items_under_way, is_cut_short, results_of, unfit_items_error, withdrawn
 from commands.scope import scope_of
 from domain.execution import Execution, evolve
 from domain.execution_events import (
@@ -49,24 +49,25 @@ from domain.execution_events import (
 from domain.execution_terms import Cause
 from domain.plan import PlannedStep, item_run, step_of_run, undoing_run
 from domain.runs import StepRun
-from domain.step_control import ALL_ITEMS_MAX, ITEMS_MAX
 from domain.values import ExecutionId, StepId
 
+ACTIVE_MAX = 2_000
+"""How many runs of an execution loops may bring under way: what begins or is given up together is one append."""
 _NEW = StepRun()
 
 
 class Turn:
-    """One decision under way. `queue` holds steps that may have become ready."""
+    """One decision under way. `queue` holds steps that may have become ready; `room` is what its values may take in the log."""
 
-    def __init__(self, state: Execution, at: datetime) -> None:
-        self.state, self.at = state, at
+    def __init__(self, state: Execution, at: datetime, room: Room | None = None) -> None:
+        self.state, self.at, self.room = state, at, room or Room()
         self.events: list[ExecutionEvent] = []
         self.queue: deque[PlannedStep] = deque()
 
     @classmethod
-    def first(cls, started: ExecutionStarted) -> "Turn":
+    def first(cls, started: ExecutionStarted, room: Room | None = None) -> "Turn":
         """The turn that begins an execution."""
-        turn = cls(evolve(None, started), started.at)
+        turn = cls(evolve(None, started), started.at, room)
         turn.events.append(started)
         return turn
 
@@ -248,9 +249,9 @@ def _go_on_with_items(turn: Turn, planned: PlannedStep) -> None:
     stops = whole.items_failed > 0 and not planned.flow.goes_on_after_failure
     if is_over or (stops and not has_items_under_way(state, planned)):
         runs = [state.runs.get(item_run(step, index), _NEW) for index in range(len(whole.items))]
-        results = None if stops else [run.result for run in runs]
-        if whole.items_failed:
-            _settle(turn, StepFailed(state.execution_id, step, whole.attempts, items_error(runs), turn.at, results))
+        results, error = results_of(turn.room, step, runs, stops=stops)
+        if error is not None:
+            _settle(turn, StepFailed(state.execution_id, step, whole.attempts, error, turn.at, results))
         else:
             _settle(turn, StepCompleted(state.execution_id, step, whole.attempts, results, turn.at))
     elif not stops and state.failing is None:
@@ -272,7 +273,7 @@ def _begin_step(turn: Turn, planned: PlannedStep) -> None:
             skip(turn, planned.id, "condition")
             return
         if flow.foreach is not None:
-            items = evaluate(flow.foreach.items, scope_of(state, planned.id))
+            items = turn.room.whole("/foreach", evaluate(flow.foreach.items, scope_of(state, planned.id)))
             _expand(turn, planned, items)
             return
     except ExpressionFailed as fault:
@@ -302,15 +303,9 @@ def _is_dead(state: Execution, planned: PlannedStep) -> bool:
 
 
 def _expand(turn: Turn, planned: PlannedStep, items: Any) -> None:
-    if not isinstance(items, list) or len(items) > ITEMS_MAX:
-        what = "an artifact: the list is too large to stand in the log" if is_claim(items) else "something that is no array"
-        what = f"{len(items):,} items, of at most {ITEMS_MAX:,}" if isinstance(items, list) else what
-        fail_for_good(turn, planned.id, 0, {"code": "items-invalid", "message": f"`foreach` was given {what}."})
-        return
     begun = sum(len(turn.run(step.id).items or ()) for step in turn.state.steps)
-    if begun + len(items) > ALL_ITEMS_MAX:
-        message = f"The loops of an execution may have {ALL_ITEMS_MAX:,} items together; these would make {begun + len(items):,}."
-        fail_for_good(turn, planned.id, 0, {"code": "too-many-items", "message": message})
+    if (error := unfit_items_error(items, begun, len(turn.events))) is not None:
+        fail_for_good(turn, planned.id, 0, error)
         return
     turn.add(StepExpanded(turn.state.execution_id, planned.id, tuple(items), turn.at))
     if items:
@@ -325,8 +320,11 @@ def _begin_items(turn: Turn, planned: PlannedStep) -> None:
     whole = turn.run(planned.id)
     for index in range(whole.items_next, len(whole.items or ())):
         whole = turn.run(planned.id)
-        if whole.items_begun - whole.items_settled >= planned.flow.foreach.concurrency or turn.state.status != "running":
+        under_way = whole.items_begun - whole.items_settled
+        if under_way >= planned.flow.foreach.concurrency or turn.state.status != "running":
             return
+        if under_way and turn.state.active >= ACTIVE_MAX:
+            return  # it goes on when one of its own is over
         if whole.items_failed and not planned.flow.goes_on_after_failure:
             return
         run_id = item_run(planned.id, index)
@@ -339,7 +337,7 @@ def _enter(turn: Turn, planned: PlannedStep, run_id: StepId, gate: int, result: 
     state, flow = turn.state, planned.flow
     for number in range(gate, len(flow.gates)):
         try:
-            waiting = wait_for(state, turn.at, flow.gates[number], number, run_id)
+            waiting = wait_for(state, turn.at, flow.gates[number], number, run_id, turn.room)
         except ExpressionFailed as fault:
             fail_for_good(turn, run_id, turn.run(run_id).attempts, expression_error(fault))
             return
@@ -359,7 +357,7 @@ def _enter(turn: Turn, planned: PlannedStep, run_id: StepId, gate: int, result: 
         turn.add(
             start_of(turn.state, turn.at, planned, run_id)
             if flow.work == "action"
-            else child_of(turn.state, turn.at, planned, run_id)
+            else child_of(turn.state, turn.at, planned, run_id, turn.room)
         )
     except ExpressionFailed as fault:
         fail_for_good(turn, run_id, turn.run(run_id).attempts, expression_error(fault))
@@ -383,7 +381,7 @@ def _finish(turn: Turn) -> None:
     result = None
     if state.options.outputs is not None:
         try:
-            result = evaluate(state.options.outputs, scope_of(state, None))
+            result = turn.room.value("outputs", evaluate(state.options.outputs, scope_of(state, None)))
         except ExpressionFailed as fault:
             turn.add(ExecutionFailing(state.execution_id, expression_error(fault), turn.at))
             undo(turn, "failed")

@@ -22,7 +22,8 @@ class Parent:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a start says beyond the plan. `priority` is 1 (first) to 5. `business_key` is held until the execution ends."""
+    """What a start says beyond the plan. `priority` is 1 (first) to 5. `business_key` is held until the execution ends. `root` is
+    the execution that all this began with, where a step of another has started this one."""
 
     tenant_id: TenantId
     priority: int = 3
@@ -32,6 +33,7 @@ class Options:
     depth: int = 0
     started_by: str | None = None
     outputs: dict[str, Any] | None = None
+    root: ExecutionId | None = None
 
 
 @dataclass(frozen=True, slots=True)

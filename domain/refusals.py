@@ -274,6 +274,22 @@ class ArtifactQuotaReached(Refusal):
     code = "artifact-quota"
 
 
+class EventTooLarge(Refusal):
+    code = "event-too-large"
+
+    def __init__(self, topic: str, size: int, limit: int) -> None:
+        super().__init__(f"This would be written down with {size:,} bytes, of at most {limit:,} ({topic}). Say less at once.")
+        self.topic, self.size, self.limit = topic, size, limit
+
+
+class TooManyDescendants(Refusal):
+    code = "too-many-descendants"
+
+    def __init__(self, root: str, limit: int) -> None:
+        super().__init__(f"The execution {root}, with what it has started, has started {limit:,} others, which is all it may.")
+        self.root, self.limit = root, limit
+
+
 class TriggeredTooDeep(Refusal):
     code = "triggered-too-deep"
 

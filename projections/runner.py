@@ -34,10 +34,10 @@ STANDBY_SECONDS = 0.5
 """How often a stand-by asks for the lock. Waiting for it inside PostgreSQL would hold a snapshot, and vacuum with it."""
 _POLL_SECONDS = 1.0
 _SAVE_AFTER_SECONDS = 0.1
-_PACE_SECONDS, _PACE_WITHOUT_EVENTS_SECONDS = 0.003, 0.01
-_PACE_SECONDS_AN_EVENT, _PACE_SECONDS_MAX = 0.0005, 0.05
+_PACE_SECONDS, _PACE_WITHOUT_EVENTS_SECONDS = 0.003, 0.03
+_PACE_SECONDS_AN_EVENT, _PACE_SECONDS_MAX = 0.001, 0.05
 """Where events come without a break, pages are read at this pace: a few larger ones cost less than many small ones. A page of one
-event is followed by the next after 3 ms; only under some thousands of events a second does it come to 50."""
+event is followed by the next after 4 ms; only under a thousand events a second does it come to 50."""
 _PAUSE_SECONDS, _PAUSE_SECONDS_MAX = 0.1, 2.0
 
 State = Literal["starting", "standby", "rebuilding", "catching-up", "live", "waiting", "stopped"]

@@ -4,7 +4,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 
 import httpx
@@ -35,6 +35,7 @@ from access.holding_limits import HoldingLimits
 from access.http.dispatch import Dispatch
 from access.http.edge import Edge
 from access.http.handlers import install
+from access.http.request_keys import KeyedAnswers
 from access.http.routing import describe, mount
 from access.issuer import LocalIssuer
 from access.keys import LocalKeys, RemoteKeys
@@ -52,7 +53,7 @@ from modules.secrets.keyring import Keyring
 from projections.documents import DocumentReader
 from projections.freshness import Freshness
 from projections.runner import ProjectionRunner
-from quantum import bulk, calls, circuits, limits, pulling, starting, streams, webhooks, work
+from quantum import bulk, calls, circuits, limits, pulling, request_keys, starting, streams, sweeping, webhooks, work
 from quantum.databases import Databases, connected, databases
 from quantum.issuing import local_issuer
 from quantum.settings import Settings
@@ -132,8 +133,11 @@ async def platform(settings: Settings, report: Callable[[str], None] = lambda na
         caller = parts.caller(running, http)
         bell = await stack.enter_async_context(work.work_bell(store))
         tenants, start_limits = await stack.enter_async_context(limits.asked(settings, store))
-        shell = Shell(store, builtin(running), rules_of(settings), start_limits.may_start, parts.inputs())
-        shell = replace(shell, may_hold=HoldingLimits(store.platform_pool).may_hold)
+        holding, descent = HoldingLimits(store.platform_pool), limits.descent(settings, store)
+        shell = Shell(
+            store, builtin(running), rules_of(settings), start_limits.may_start, parts.inputs(),
+            may_hold=holding.may_hold, may_descend=descent.may_descend,
+        )  # fmt: skip
         step_commands.use(shell)
         freshness = Freshness(store.tenant_pool)
         stack.push_async_callback(freshness.close)
@@ -160,7 +164,7 @@ async def platform(settings: Settings, report: Callable[[str], None] = lambda na
             telemetry.observe_relay(relay)
             workers("relay", lambda: relay.run(stop))
 
-        gate = await stack.enter_async_context(_gate(settings, tenants, issuer))
+        gate = await stack.enter_async_context(_gate(settings, tenants, issuer, request_keys.answers(store)))
         feed = EventFeed(store, _outside(settings).frame)
         stack.push_async_callback(feed.close)
         reads = ReadSide(DocumentReader(store.tenant_pool), store.tenant_pool, store.platform_pool, freshness, store.last_written)
@@ -186,7 +190,8 @@ def _execute(
     stalls = StallCheck(shell, hearing=streams.hearing(settings, shell.store, transport))
     telemetry.observe_stalls(stalls)
     workers("stall check", lambda: stalls.run(stop))
-    workers("bulk sweeper", lambda: bulk.sweep(shell.store, stop))
+    workers("request key sweeper", lambda: request_keys.sweep(shell.store, stop))
+    workers("sweeper", lambda: sweeping.sweep(settings, shell.store, stop))
     workers("artifact sweeper", lambda: calls.sweep_artifacts(parts.artifacts, settings.artifact_days, stop))
 
 
@@ -202,13 +207,15 @@ def _in_process_modules(
 
 
 @asynccontextmanager
-async def _gate(settings: Settings, tenants: TenantDirectory, issuer: LocalIssuer) -> AsyncIterator[Gate]:
+async def _gate(
+    settings: Settings, tenants: TenantDirectory, issuer: LocalIssuer, keyed: KeyedAnswers
+) -> AsyncIterator[Gate]:  # fmt: skip
     trusted = [TrustedIssuer(issuer.issuer, issuer.audience, LocalKeys(issuer.jwks()))]
     async with httpx.AsyncClient() as client:
         if settings.auth_issuer is not None and settings.auth_jwks_url is not None:
             keys = RemoteKeys(settings.auth_jwks_url, client)
             trusted = [TrustedIssuer(settings.auth_issuer, settings.auth_audience, keys)]
-        yield Gate(TokenVerifier(trusted, leeway_seconds=settings.auth_leeway_seconds), tenants)
+        yield Gate(TokenVerifier(trusted, leeway_seconds=settings.auth_leeway_seconds), tenants, keyed)
 
 
 def _outside(settings: Settings) -> read_api.events.Outside:
@@ -249,7 +256,7 @@ def _api(
             *starting.writing(shell, gate),
             *webhooks.writing(shell, gate, webhook_keys),
             *pulling.writing(shell, gate, pulls),
-            *calls.writing(shell, parts, caller),
+            *calls.writing(shell, parts, caller, gate.keys),
             *work.writing(shell, gate, caller, bell, telemetry, limits.installation(settings)),
         ]
     if settings.role in READS:

@@ -18,6 +18,7 @@ import read_api.artifacts
 import write_api.callbacks
 from access.gate import Gate
 from access.http.problems import unavailable
+from access.http.request_keys import KeyedAnswers
 from commands.handle import Shell
 from domain.values import TenantId
 from event_store.records import ArtifactsUnavailable
@@ -114,10 +115,10 @@ def callback_keys(settings: Settings) -> list[bytes]:
     return keys
 
 
-def writing(shell: Shell, parts: CallParts, caller: Caller) -> list[APIRouter]:
+def writing(shell: Shell, parts: CallParts, caller: Caller, keys: KeyedAnswers) -> list[APIRouter]:
     """The routes by which modules answer later."""
     found = write_api.callbacks.CallbackParts(parts.callbacks.verify, outcome_command_id, caller.settle, SignsOfLife(shell))
-    return [write_api.callbacks.callbacks_router(shell, found)]
+    return [write_api.callbacks.callbacks_router(shell, found, keys)]
 
 
 def reading(gate: Gate, parts: CallParts) -> list[APIRouter]:
@@ -145,20 +146,20 @@ class KeptInputs:
 
     @property
     def inline_bytes_max(self) -> int:
-        """As `commands.kept_inputs.InputStore` has it."""
+        """As `commands.kept_values.ValueStore` has it."""
         return self._artifacts.inline_bytes_max
 
     async def redeemed(self, tenant_id: TenantId, inputs: dict[str, Any]) -> dict[str, Any]:
-        """As `commands.kept_inputs.InputStore` has it."""
+        """As `commands.kept_values.ValueStore` has it."""
         try:
             return await self._artifacts.redeemed(tenant_id, inputs)
         except ModuleError as fault:
             raise ArtifactsUnavailable(fault.message) from fault
 
-    async def kept(self, tenant_id: TenantId, inputs: dict[str, Any]) -> dict[str, Any]:
-        """As `commands.kept_inputs.InputStore` has it."""
+    async def kept(self, tenant_id: TenantId, value: Any, bytes_max: int) -> Any:
+        """As `commands.kept_values.ValueStore` has it."""
         try:
-            return await self._artifacts.kept(tenant_id, inputs)
+            return await self._artifacts.kept(tenant_id, value, bytes_max)
         except ModuleError as fault:
             raise ArtifactsUnavailable(fault.message) from fault
 

@@ -33,7 +33,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         """The time for the first request begins."""
-        super().connection_made(transport)
+        super().connection_made(_Joining(transport, self.loop))
         self._deadline = self.loop.call_later(ARRIVAL_SECONDS_MAX, self._is_too_slow)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -102,6 +102,34 @@ class HttpProtocol(HttpToolsProtocol):
             )
             self.transport.write(STATUS_LINE[kind.status] + head.encode("ascii") + body)
         self.transport.close()
+
+
+class _Joining:
+    """A transport that sends what is written in one round of the loop together: an answer's head and body cost one call of the
+    system, and its reader one packet."""
+
+    def __init__(self, transport: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._written: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Sends `data` soon, behind what was written before."""
+        if not self._written:
+            self._loop.call_soon(self._send)
+        self._written.append(data)
+
+    def close(self) -> None:
+        """Sends what is written, then closes."""
+        self._send()
+        self._transport.close()
+
+    def _send(self) -> None:
+        if self._written:
+            written, self._written = self._written, []
+            self._transport.write(written[0] if len(written) == 1 else b"".join(written))
 
 
 def _without_upgrade(data: bytes) -> bytes:

@@ -9,6 +9,7 @@ from fastapi import APIRouter
 
 import read_api.tenant_limits
 import write_api.tenant_limits
+from access.descent_limits import DescentLimits
 from access.gate import Gate
 from access.start_limits import StartLimits
 from access.start_rate import StartRate
@@ -45,6 +46,11 @@ async def asked(settings: Settings, store: EventStore) -> AsyncIterator[tuple[Te
     finally:
         await tenants.close()
         await rate.close()
+
+
+def descent(settings: Settings, store: EventStore) -> DescentLimits:
+    """Who is asked before a step of an execution starts another one."""
+    return DescentLimits(store.platform_pool, settings.execution_descendants_max)
 
 
 def keep_rows(store: EventStore, transport: Transport, workers: Workers, stop: asyncio.Event) -> None:

@@ -151,6 +151,10 @@ class Settings(BaseSettings):
         None, ge=1, le=COUNT_MAX, description="Calls and executions a tenant may have waiting before starts are refused"
     )
 
+    execution_descendants_max: int = Field(
+        10_000, ge=1, le=COUNT_MAX, description="Executions that one execution may start, with all that these start in turn"
+    )
+    dead_letter_days: float = Field(30, gt=0, le=36_500, description="Days that a redriven dead letter is kept")
     step_commands: Annotated[tuple[StepCommand, ...], NoDecode] = Field(
         ("start-execution", "cancel-execution", "signal-execution"),
         description="Commands that steps may give, with commas between; also `create-intent`, `deprecate-intent`; `none`",

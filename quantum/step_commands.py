@@ -157,11 +157,12 @@ async def _start(shell: Shell, invocation: Invocation, arguments: dict[str, Any]
     prefix = intent_stream(IntentId(""))
     own = await shell.store.load(tenant_id, execution_stream(ExecutionId(invocation.execution_id)), execution.evolve)
     depth = 0 if own.state is None else own.state.options.depth
+    root = (None if own.state is None else own.state.options.root) or ExecutionId(invocation.execution_id)
     return StartExecution(
         execution_id=ExecutionId(str(_command_id(invocation))),
         intent_id=IntentId(said.intent if holder is None else holder.removeprefix(prefix)),
         version=said.version, inputs=said.inputs, tenant_id=tenant_id, business_key=said.business_key, depth=depth + 1,
-        started_by=f"execution {invocation.execution_id}", at=datetime.now(UTC),
+        root=root, started_by=f"execution {invocation.execution_id}", at=datetime.now(UTC),
     )  # fmt: skip
 
 

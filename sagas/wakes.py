@@ -98,6 +98,7 @@ class Wakes:
                 execution_id=ExecutionId(detail["execution_id"]), intent_id=IntentId(holder.removeprefix(STREAM_PREFIX)),
                 version=detail["version"], inputs=detail["inputs"], tenant_id=tenant_id, priority=detail["priority"],
                 parent=Parent(state.execution_id, StepId(dispatch.step)), depth=detail["depth"],
+                root=state.options.root or state.execution_id,
                 started_by=f"execution {state.execution_id}", at=self._clock(),
             )  # fmt: skip
             try:

@@ -15,6 +15,7 @@ from streaming.transport import Message
 
 REASON_CHARACTERS_MAX = 2_000
 REDRIVEN_TOGETHER = 100
+SWEPT_AT_ONCE = 1_000
 
 _COLUMNS = (
     "tenant_id, consumer_group, position, event_id, partition_key, topic, reason, attempts, first_failed_at, last_failed_at,"
@@ -45,6 +46,11 @@ SELECT {_COLUMNS} FROM quantum.stream_dead_letters
 _DONE = """
 UPDATE quantum.stream_dead_letters SET redriven_at = now()
  WHERE tenant_id = $1 AND consumer_group = $2 AND position = $3 AND redriven_at IS NULL
+"""
+_SWEEP = """
+DELETE FROM quantum.stream_dead_letters WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM quantum.stream_dead_letters WHERE redriven_at < now() - make_interval(secs => $1) LIMIT $2))
+   AND redriven_at < now() - make_interval(secs => $1)
 """
 
 
@@ -116,6 +122,14 @@ class DeadLetters:
     async def redriven(self, letter: DeadLetter) -> None:
         """The handler has dealt with it after all."""
         await self._pool.execute(_DONE, letter.tenant_id, letter.group, letter.position)
+
+    async def sweep(self, days: float) -> int:
+        """Removes letters that were redriven longer ago than that, at most a thousand at once; how many those were.
+
+        One that nobody has redriven stays, however old it is.
+        """
+        status: str = await self._pool.execute(_SWEEP, days * 86_400, SWEPT_AT_ONCE)
+        return int(status.rpartition(" ")[2])
 
     async def message(self, letter: DeadLetter) -> Message | None:
         """What the letter is about, from the log."""

@@ -15,11 +15,12 @@ from starlette.responses import Response
 
 from access.gate import Gate
 from access.http.bulk_documents import BulkAnswer
-from access.http.headers import POSITION, REPLAYED, command_identity, position_header
+from access.http.headers import POSITION, command_identity, position_header
 from access.http.json_body import parse_object, validated
 from access.http.operations import Answer
 from access.http.problems import KINDS, of_refusal
 from access.http.queries import moment
+from access.http.request_keys import OwnKeys
 from access.http.routing import GuardedRoutes
 from access.principal import Access
 from access.roles import EXECUTIONS_CONTROL
@@ -31,18 +32,21 @@ from commands.execution import (
     RetryExecution,
     TerminateExecution,
 )
-from commands.handle import Envelope, IdempotencyKeyReused, Shell, handle
+from commands.handle import Envelope, Shell, handle
 from domain.execution import ExecutionStatus
 from domain.refusals import Refusal
 from domain.values import ExecutionId, TenantId
-from event_store.bulk_requests import BulkRequests
 from event_store.ids import derived_id
 from event_store.records import StoreUnavailable, StreamBusy
-from write_api.writing import KEY_HEADERS, REPLAY, WRITTEN, Clock, envelope, utc_now
+from write_api.writing import REPLAY, WRITTEN, Clock, envelope, utc_now
 
 ITEMS_MAX: Final = 200
 ITEMS_DEFAULT: Final = 100
 AT_ONCE: Final = 8
+SECONDS_MAX: Final = 120.0
+"""How long a request under an idempotency key may take."""
+KEPT_SECONDS: Final = 7 * 86_400.0
+"""How long its answer is kept."""
 _TEXT_MAX: Final = 500
 
 Action = Literal["cancel", "terminate", "pause", "resume", "retry"]
@@ -156,12 +160,12 @@ class _Work:
     fault: StoreUnavailable | None = None
 
 
-def bulk_router(shell: Shell, gate: Gate, matching: Matching, requests: BulkRequests, *, clock: Clock = utc_now) -> APIRouter:
+def bulk_router(shell: Shell, gate: Gate, matching: Matching, *, clock: Clock = utc_now) -> APIRouter:
     """`POST /executions/bulk`."""
     routes = GuardedRoutes(gate, "executions")
 
     @routes.tenant(
-        "POST", "/executions/bulk", EXECUTIONS_CONTROL, summary="Steer many executions", body=Bulk, headers=KEY_HEADERS,
+        "POST", "/executions/bulk", EXECUTIONS_CONTROL, summary="Steer many executions", body=Bulk, key=OwnKeys(),
         answers=(Answer(200, "What came of it, for each execution.", BulkAnswer, headers=WRITTEN, at_times=REPLAY),),
     )  # fmt: skip
     async def steer_many(request: Request, access: Access) -> Response:
@@ -174,27 +178,22 @@ def bulk_router(shell: Shell, gate: Gate, matching: Matching, requests: BulkRequ
         raw = await request.body()
         body = validated(Bulk, parse_object(raw))
         identity = command_identity(request, access.tenant_id, access.principal, raw)
-        found = None
-        if identity.request_hash is not None:
-            known = await requests.read(access.tenant_id, identity.command_id)
-            if known is None:
-                about = await _found(matching, request, access.tenant_id, body)
-                known = await requests.begin(access.tenant_id, identity.command_id, identity.request_hash, about)
-            if known.request_hash != identity.request_hash:
-                raise IdempotencyKeyReused
-            if known.answer is not None:
-                return _answered(known.answer["document"], known.answer["position"], is_replayed=True)
-            found = known.found
-        if found is None:
-            found = await _found(matching, request, access.tenant_id, body)
-        work = _Work(body, envelope(request, access.tenant_id, access.principal, identity), clock(), {})
-        if not body.dry_run:
-            await _carry_out(shell, work, [one[0] for one in found["items"]])
-        document = _document(work, found)
-        position = work.position or await shell.store.horizon()
-        if identity.request_hash is not None:
-            await requests.end(access.tenant_id, identity.command_id, {"document": document, "position": position})
-        return _answered(document, position, is_replayed=False)
+
+        async def find() -> dict[str, Any]:
+            return await _found(matching, request, access.tenant_id, body)
+
+        async def steer(found: dict[str, Any]) -> Response:
+            work = _Work(body, envelope(request, access.tenant_id, access.principal, identity), clock(), {})
+            if not body.dry_run:
+                await _carry_out(shell, work, [one[0] for one in found["items"]])
+            headers = {POSITION: position_header(work.position or await shell.store.horizon())}
+            return Response(orjson.dumps(_document(work, found)), 200, headers, "application/json")
+
+        if identity.request_hash is None:
+            return await steer(await find())
+        return await gate.keys.once_about(
+            access.tenant_id, identity, find, steer, seconds_max=SECONDS_MAX, kept_seconds=KEPT_SECONDS
+        )  # fmt: skip
 
     return routes.router
 
@@ -273,8 +272,3 @@ def _document(work: _Work, found: dict[str, Any]) -> dict[str, Any]:
         "count": found["count"], "count_is_exact": found["count_is_exact"], "items": items,
         "more": found["next_cursor"] is not None, "next_cursor": found["next_cursor"],
     }  # fmt: skip
-
-
-def _answered(document: dict[str, Any], position: int, *, is_replayed: bool) -> Response:
-    headers = {POSITION: position_header(position), **({REPLAYED: "true"} if is_replayed else {})}
-    return Response(orjson.dumps(document), 200, headers, "application/json")

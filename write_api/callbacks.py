@@ -13,10 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from access.http.headers import traceparent
+from access.http.headers import identity_of, traceparent
 from access.http.json_body import parse_object, validated
 from access.http.operations import Answer
 from access.http.problems import Problem, unavailable
+from access.http.request_keys import KeyedAnswers, OwnKeys, has_key
 from access.http.routing import GuardedRoutes
 from commands.beginnings import work_of
 from commands.execution import CompleteStep, FailStep
@@ -112,23 +113,11 @@ class CallbackParts:
     beat: Callable[[CallbackClaims], Awaitable[None]]
 
 
-def callbacks_router(shell: Shell, parts: CallbackParts, *, clock: Clock = utc_now) -> APIRouter:
+def callbacks_router(shell: Shell, parts: CallbackParts, keys: KeyedAnswers, *, clock: Clock = utc_now) -> APIRouter:
     """`POST /callbacks/{token}`."""
     routes = GuardedRoutes(None, "callbacks")
 
-    @routes.public(
-        "POST", "/callbacks/{token}", summary="Answer for a step", body=Callback,
-        answers=(Answer(200, "It is recorded.", CallbackReceipt, headers=WRITTEN, at_times=REPLAY),),
-        refusals=(400, 401, 404, 409, 410, 413, 422, 503),
-    )  # fmt: skip
-    async def receive_callback(request: Request) -> Response:
-        """For modules that answered 202: says what came of the work, or that it goes on. The token is the authority.
-
-        The same answer again has no second effect and gets 200; another one for the same attempt gets 409.
-        """
-        claims = parts.verify(request.path_params["token"])
-        request.scope["quantum.tenant_id"] = claims.tenant_id  # for the logs
-        raw = await request.body()
+    async def received(request: Request, claims: CallbackClaims, raw: bytes) -> Response:
         body = validated(Callback, parse_object(raw))
         kind = _kind(body)
         state = await _waiting(shell, claims)
@@ -142,6 +131,24 @@ def callbacks_router(shell: Shell, parts: CallbackParts, *, clock: Clock = utc_n
         except IdempotencyKeyReused as fault:
             raise CallbackAnswered(claims.execution_id, claims.step, claims.attempt) from fault
         return written(200, _receipt(claims, kind), outcome)
+
+    @routes.public(
+        "POST", "/callbacks/{token}", summary="Answer for a step", body=Callback, key=OwnKeys(),
+        answers=(Answer(200, "It is recorded.", CallbackReceipt, headers=WRITTEN, at_times=REPLAY),),
+        refusals=(400, 401, 404, 409, 410, 413, 422, 503),
+    )  # fmt: skip
+    async def receive_callback(request: Request) -> Response:
+        """For modules that answered 202: says what came of the work, or that it goes on. The token is the authority.
+
+        The same answer again has no second effect and gets 200; another one for the same attempt gets 409.
+        """
+        claims = parts.verify(request.path_params["token"])
+        request.scope["quantum.tenant_id"] = claims.tenant_id  # for the logs
+        raw = await request.body()
+        if not has_key(request):
+            return await received(request, claims, raw)
+        identity = identity_of(request, claims.tenant_id, f"callback:{claims.step}", raw)
+        return await keys.once(claims.tenant_id, identity, lambda: received(request, claims, raw))
 
     return routes.router
 

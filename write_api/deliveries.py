@@ -17,13 +17,14 @@ from access.http.headers import REPLAYED, command_identity
 from access.http.json_body import parse_object, validated
 from access.http.operations import Answer
 from access.http.problems import Problem
+from access.http.request_keys import OwnKeys
 from access.http.routing import GuardedRoutes
 from access.principal import Access
 from access.roles import SUBSCRIPTIONS_WRITE
 from commands.handle import IdempotencyKeyReused, Shell
 from domain.refusals import Fault, Invalid, NotFound
 from write_api.subscriptions import known_subscription, read_start, subscription_of
-from write_api.writing import KEY_HEADERS, REPLAY, Nothing, no_body
+from write_api.writing import REPLAY, Nothing, no_body
 
 Asked = Literal["accepted", "repeated", "reused", "unknown", "busy"]
 
@@ -74,7 +75,7 @@ def deliveries_router(shell: Shell, gate: Gate, requests: Requests) -> APIRouter
 
     @routes.tenant(
         "POST", "/subscriptions/{subscription_id}/test", SUBSCRIPTIONS_WRITE, summary="Send a test", body=Nothing,
-        body_required=False, headers=KEY_HEADERS, answers=(_ASKED,), refusals=(409,),
+        body_required=False, key=OwnKeys(), answers=(_ASKED,), refusals=(409,),
     )  # fmt: skip
     async def send_test(request: Request, access: Access) -> Response:
         """POSTs an event of the type `quantum.subscription.test.v1` once, also while paused or disabled."""
@@ -85,7 +86,7 @@ def deliveries_router(shell: Shell, gate: Gate, requests: Requests) -> APIRouter
 
     @routes.tenant(
         "POST", "/subscriptions/{subscription_id}/redeliver", SUBSCRIPTIONS_WRITE, summary="Deliver again", body=Redelivery,
-        headers=KEY_HEADERS, answers=(_ASKED,), refusals=(409,),
+        key=OwnKeys(), answers=(_ASKED,), refusals=(409,),
     )  # fmt: skip
     async def redeliver(request: Request, access: Access) -> Response:
         """One delivery of the log of deliveries, out of turn; or everything since a time or position, in order."""

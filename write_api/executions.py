@@ -13,6 +13,7 @@ from access.http import documents
 from access.http.headers import command_identity
 from access.http.json_body import parse_object, validated
 from access.http.operations import Answer
+from access.http.request_keys import MAY_CHANGE_NOTHING, STORES_AN_EVENT, CommandsInLog
 from access.http.routing import API_PREFIX, GuardedRoutes
 from access.principal import Access
 from access.roles import EXECUTIONS_CONTROL, EXECUTIONS_START
@@ -31,7 +32,7 @@ from commands.handle import Outcome, Shell, handle
 from domain.execution import Execution, evolve
 from domain.refusals import ExecutionExists
 from domain.values import ExecutionId, IntentId, StepId, execution_stream
-from write_api.writing import KEY_HEADERS, REPLAY, WRITTEN, Clock, Nothing, envelope, no_body, utc_now, written
+from write_api.writing import REPLAY, WRITTEN, Clock, Nothing, envelope, no_body, utc_now, written
 
 
 class Start(BaseModel):
@@ -67,10 +68,16 @@ _ACCEPTED: Final = Answer(
 STEERED: Final[dict[str, Any]] = {
     "body": Nothing,
     "body_required": False,
-    "headers": KEY_HEADERS,
+    "key": STORES_AN_EVENT,
     "answers": (_ACCEPTED,),
     "refusals": (409,),
 }
+_UNLESS_IT_IS: Final[dict[str, Any]] = {**STEERED, "key": MAY_CHANGE_NOTHING}
+
+
+def _may_be_deduplicated(body: bytes) -> bool:
+    """Only for a business key may something else run already; an escape could spell one."""
+    return b"business_key" in body or b"\\u" in body
 
 
 def executions_router(shell: Shell, gate: Gate, *, clock: Clock = utc_now) -> APIRouter:
@@ -83,7 +90,7 @@ def executions_router(shell: Shell, gate: Gate, *, clock: Clock = utc_now) -> AP
 
     @routes.tenant(
         "POST", "/intents/{intent_id}/execute", EXECUTIONS_START, summary="Execute an intent", body=Start,
-        body_required=False, headers=KEY_HEADERS, answers=(_ACCEPTED,), refusals=(409, 429),
+        body_required=False, key=CommandsInLog(_may_be_deduplicated), answers=(_ACCEPTED,), refusals=(409, 429),
     )  # fmt: skip
     async def execute_intent(request: Request, access: Access) -> Response:
         """Starts an execution of a version, the current one unless said, with the steps as that version has them.
@@ -105,7 +112,7 @@ def executions_router(shell: Shell, gate: Gate, *, clock: Clock = utc_now) -> AP
 
     @routes.tenant(
         "POST", "/executions/{execution_id}/cancel", EXECUTIONS_CONTROL, summary="Cancel an execution",
-        **{**STEERED, "body": Ending},
+        **{**_UNLESS_IT_IS, "body": Ending},
     )  # fmt: skip
     async def cancel_execution(request: Request, access: Access) -> Response:
         """No further step starts, and what completed is undone where it can be; then running steps are waited for."""
@@ -121,7 +128,7 @@ def executions_router(shell: Shell, gate: Gate, *, clock: Clock = utc_now) -> AP
         raw, reason = await _reason(request)
         return await steer(request, access, TerminateExecution(execution_id=_id(request), reason=reason, at=clock()), raw)
 
-    @routes.tenant("POST", "/executions/{execution_id}/pause", EXECUTIONS_CONTROL, summary="Pause an execution", **STEERED)
+    @routes.tenant("POST", "/executions/{execution_id}/pause", EXECUTIONS_CONTROL, summary="Pause an execution", **_UNLESS_IT_IS)
     async def pause_execution(request: Request, access: Access) -> Response:
         """Running steps end; no further one starts until it is resumed."""
         raw = await no_body(request)

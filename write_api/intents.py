@@ -14,6 +14,7 @@ from access.http.headers import command_identity, entity_tag, expected_versions
 from access.http.json_body import parse_object, validated
 from access.http.operations import Answer
 from access.http.problems import Problem
+from access.http.request_keys import MAY_CHANGE_NOTHING, STORES_AN_EVENT
 from access.http.routing import API_PREFIX, GuardedRoutes
 from access.principal import Access
 from access.roles import INTENTS_WRITE
@@ -114,7 +115,7 @@ def intents_router(shell: Shell, gate: Gate, *, clock: Clock = utc_now) -> APIRo
         return await handle(shell, command, envelope(request, access.tenant_id, access.principal, identity))
 
     @routes.tenant(
-        "POST", "/intents", INTENTS_WRITE, summary="Create an intent", body=NewIntent, headers=KEY_HEADERS,
+        "POST", "/intents", INTENTS_WRITE, summary="Create an intent", body=NewIntent, key=STORES_AN_EVENT,
         answers=(_CREATED,), refusals=(409,),
     )  # fmt: skip
     async def create_intent(request: Request, access: Access) -> Response:
@@ -151,7 +152,7 @@ def intents_router(shell: Shell, gate: Gate, *, clock: Clock = utc_now) -> APIRo
 
     @routes.tenant(
         "POST", "/intents/{intent_id}/rollback", INTENTS_WRITE, summary="Roll an intent back", body=RollBack,
-        headers=("If-Match", *KEY_HEADERS), answers=(_CHANGED,), refusals=(409, 412),
+        headers=("If-Match",), key=STORES_AN_EVENT, answers=(_CHANGED,), refusals=(409, 412),
     )  # fmt: skip
     async def roll_back_intent(request: Request, access: Access) -> Response:
         """Makes a new version with the definition of an old one. `If-Match` may be sent and then counts."""
@@ -167,7 +168,7 @@ def intents_router(shell: Shell, gate: Gate, *, clock: Clock = utc_now) -> APIRo
 
     @routes.tenant(
         "POST", "/intents/{intent_id}/deprecate", INTENTS_WRITE, summary="Deprecate an intent", body=Nothing,
-        body_required=False, headers=KEY_HEADERS, answers=(_CHANGED,), refusals=(409,),
+        body_required=False, key=MAY_CHANGE_NOTHING, answers=(_CHANGED,), refusals=(409,),
     )  # fmt: skip
     async def deprecate_intent(request: Request, access: Access) -> Response:
         """Marks it as out of favour; it still works."""
@@ -177,7 +178,7 @@ def intents_router(shell: Shell, gate: Gate, *, clock: Clock = utc_now) -> APIRo
 
     @routes.tenant(
         "POST", "/intents/{intent_id}/activate", INTENTS_WRITE, summary="Activate an intent", body=Nothing,
-        body_required=False, headers=KEY_HEADERS, answers=(_CHANGED,), refusals=(409,),
+        body_required=False, key=MAY_CHANGE_NOTHING, answers=(_CHANGED,), refusals=(409,),
     )  # fmt: skip
     async def activate_intent(request: Request, access: Access) -> Response:
         """Takes a deprecation back."""

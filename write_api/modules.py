@@ -14,6 +14,7 @@ from access.http.headers import command_identity
 from access.http.json_body import parse_object, validated
 from access.http.json_schemas import schema_faults
 from access.http.operations import Answer
+from access.http.request_keys import STORES_AN_EVENT
 from access.http.routing import API_PREFIX, GuardedRoutes
 from access.principal import Access
 from access.roles import MODULES_WRITE
@@ -143,7 +144,7 @@ def modules_router(shell: Shell, gate: Gate, *, clock: Clock = utc_now) -> APIRo
         return await handle(shell, command, envelope(request, access.tenant_id, access.principal, identity))
 
     @routes.tenant(
-        "POST", "/modules", MODULES_WRITE, summary="Register a module", body=NewModule, headers=KEY_HEADERS,
+        "POST", "/modules", MODULES_WRITE, summary="Register a module", body=NewModule, key=STORES_AN_EVENT,
         answers=(_REGISTERED,), refusals=(409,),
     )  # fmt: skip
     async def register_module(request: Request, access: Access) -> Response:

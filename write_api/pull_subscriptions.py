@@ -13,6 +13,7 @@ from access.http import pull_documents as documents
 from access.http.headers import command_identity, entity_tag, expected_versions
 from access.http.json_body import parse_object, validated
 from access.http.operations import Answer
+from access.http.request_keys import STORES_AN_EVENT
 from access.http.routing import API_PREFIX, GuardedRoutes
 from access.principal import Access
 from access.roles import SUBSCRIPTIONS_WRITE
@@ -121,7 +122,7 @@ def pull_subscriptions_router(shell: Shell, gate: Gate, keeping: Keeping, *, clo
 
     @routes.tenant(
         "POST", "/pull-subscriptions", SUBSCRIPTIONS_WRITE, summary="Subscribe to pull", body=NewPullSubscription,
-        headers=KEY_HEADERS, answers=(_MADE,), refusals=(409,),
+        key=STORES_AN_EVENT, answers=(_MADE,), refusals=(409,),
     )  # fmt: skip
     async def make_pull_subscription(request: Request, access: Access) -> Response:
         """From then on its events wait to be fetched with `…/pull`. The order holds for good; everything else can be changed."""

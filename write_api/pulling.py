@@ -9,7 +9,7 @@ from uuid import UUID
 import orjson
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from access.gate import Gate
@@ -18,6 +18,7 @@ from access.http.json_body import parse_object, read, validated
 from access.http.operations import Answer
 from access.http.presence import Places, unless_gone
 from access.http.problems import Problem
+from access.http.request_keys import KeptAnswers, Leased
 from access.http.routing import GuardedRoutes
 from access.principal import Access
 from access.roles import SUBSCRIPTIONS_WRITE
@@ -42,6 +43,8 @@ PULLS_MAX: Final = 2_000
 TENANT_PULLS_MAX: Final = 500
 Id = Annotated[str, Field(max_length=60, description="An event's `id`; or its `lease`, where only that giving-out is meant.")]
 Ids = Annotated[list[Id], Field(min_length=1, max_length=PULLED_TOGETHER_MAX)]
+WAITED_FOR: Final = KeptAnswers(WAIT_SECONDS_MAX + 30.0)
+_NO_STORE: Final = {"Cache-Control": "no-store"}
 EXAMPLE_ID: Final = "01980c5e-5b7f-7c22-8b4b-3f9a6f0d7c12"
 
 
@@ -116,21 +119,27 @@ def pulling_router(shell: Shell, gate: Gate, reader: Reader) -> APIRouter:
     places = Places(PULLS_MAX, TENANT_PULLS_MAX)
 
     @routes.tenant(
-        "POST", f"{PATH}/pull", SUBSCRIPTIONS_WRITE, summary="Fetch events", body=Pull, body_required=False,
+        "POST", f"{PATH}/pull", SUBSCRIPTIONS_WRITE, summary="Fetch events", body=Pull, body_required=False, key=WAITED_FOR,
         answers=(Answer(200, "Events, each under a lease.", documents.PulledPage),), refusals=(429,),
     )  # fmt: skip
     async def pull(request: Request, access: Access) -> Response:
-        """Answers as soon as there is any. An event that is not acknowledged before its lease ends is given out again."""
+        """Answers as soon as there is any. An event that is not acknowledged before its lease ends is given out again.
+
+        Under an `Idempotency-Key` a repeat gets the same events, for as long as they are leased.
+        """
         body = await read(request, Pull)
         subscription = await known_pull_subscription(shell, request, access)
         seconds = subscription.terms.lease_seconds if body.lease is None else body.lease
         request.scope["quantum.is_stream"] = True  # nothing is lost when a server that stops cuts it
         with places.taken(access.tenant_id):
             pulling = reader.pull(access.tenant_id, subscription, body.max, seconds, body.wait)
-            pulled = await unless_gone(request.receive, pulling) or ()
+            pulled = await unless_gone(request.receive, pulling)
+        if pulled is None:
+            raise ClientDisconnect
         count = (await reader.state(access.tenant_id, subscription.subscription_id)).unacknowledged
         most = subscription.terms.unacknowledged_max
-        return _json({"items": [_document(one) for one in pulled], "unacknowledged": count, "max_unacknowledged": most})
+        document = {"items": [_document(one) for one in pulled], "unacknowledged": count, "max_unacknowledged": most}
+        return Leased(orjson.dumps(document), seconds, _NO_STORE)
 
     @routes.tenant(
         "POST", f"{PATH}/ack", SUBSCRIPTIONS_WRITE, summary="Acknowledge events", body=Acknowledgement,
@@ -210,4 +219,4 @@ def _position(text: str) -> int:
 
 
 def _json(document: dict[str, Any]) -> Response:
-    return Response(orjson.dumps(document), media_type="application/json", headers={"Cache-Control": "no-store"})
+    return Response(orjson.dumps(document), media_type="application/json", headers=_NO_STORE)

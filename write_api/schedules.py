@@ -11,6 +11,7 @@ from access.gate import Gate
 from access.http import documents, schedule_documents
 from access.http.headers import command_identity
 from access.http.operations import Answer
+from access.http.request_keys import MAY_CHANGE_NOTHING
 from access.http.routing import API_PREFIX, GuardedRoutes
 from access.principal import Access
 from access.roles import EXECUTIONS_CONTROL, EXECUTIONS_START
@@ -23,10 +24,10 @@ from domain.documents import timestamp
 from domain.intent import evolve
 from domain.refusals import Fault, IntentHasNoSchedule, Invalid, NotFound
 from domain.values import ExecutionId, IntentId, intent_stream
-from write_api.writing import KEY_HEADERS, REPLAY, WRITTEN, Clock, Nothing, envelope, no_body, utc_now, written
+from write_api.writing import REPLAY, WRITTEN, Clock, Nothing, envelope, no_body, utc_now, written
 
 _STEERED: Final[dict[str, Any]] = {
-    "body": Nothing, "body_required": False, "headers": KEY_HEADERS, "refusals": (409,),
+    "body": Nothing, "body_required": False, "key": MAY_CHANGE_NOTHING, "refusals": (409,),
     "answers": (Answer(200, "The schedule.", schedule_documents.ScheduleReceipt, headers=WRITTEN, at_times=REPLAY),),
 }  # fmt: skip
 _ACCEPTED: Final = Answer(
@@ -61,7 +62,7 @@ def schedules_router(shell: Shell, gate: Gate, *, clock: Clock = utc_now) -> API
 
     @routes.tenant(
         "POST", "/intents/{intent_id}/schedule/run-now", EXECUTIONS_START, summary="Run a schedule now", body=Nothing,
-        body_required=False, headers=KEY_HEADERS, answers=(_ACCEPTED,), refusals=(409, 429),
+        body_required=False, answers=(_ACCEPTED,), refusals=(409, 429),
     )  # fmt: skip
     async def run_now(request: Request, access: Access) -> Response:
         """Starts an execution with the schedule's own inputs, as if this were one of its times; also while it is paused."""

@@ -15,6 +15,7 @@ from access.http import subscription_documents as documents
 from access.http.headers import command_identity, entity_tag, expected_versions
 from access.http.json_body import parse_object, validated
 from access.http.operations import Answer
+from access.http.request_keys import MAY_CHANGE_NOTHING, STORES_AN_EVENT
 from access.http.routing import API_PREFIX, GuardedRoutes
 from access.principal import Access
 from access.roles import SUBSCRIPTIONS_WRITE
@@ -87,7 +88,7 @@ _ROTATED: Final = Answer(
 )
 _CHANGED: Final = Answer(200, "The subscription.", documents.Subscription, headers=(*WRITTEN, "ETag"), at_times=REPLAY)
 _STEERED: Final[dict[str, Any]] = {
-    "body": Nothing, "body_required": False, "headers": KEY_HEADERS, "answers": (_CHANGED,), "refusals": (409,),
+    "body": Nothing, "body_required": False, "key": MAY_CHANGE_NOTHING, "answers": (_CHANGED,), "refusals": (409,),
 }  # fmt: skip
 
 
@@ -103,7 +104,7 @@ def subscriptions_router(shell: Shell, gate: Gate, secrets: SubscriptionSecrets,
         return await handle(shell, command, envelope(request, access.tenant_id, access.principal, identity))
 
     @routes.tenant(
-        "POST", "/subscriptions", SUBSCRIPTIONS_WRITE, summary="Subscribe", body=NewSubscription, headers=KEY_HEADERS,
+        "POST", "/subscriptions", SUBSCRIPTIONS_WRITE, summary="Subscribe", body=NewSubscription, key=STORES_AN_EVENT,
         answers=(_MADE,), refusals=(409,),
     )  # fmt: skip
     async def subscribe(request: Request, access: Access) -> Response:
@@ -157,7 +158,7 @@ def subscriptions_router(shell: Shell, gate: Gate, secrets: SubscriptionSecrets,
 
     @routes.tenant(
         "POST", "/subscriptions/{subscription_id}/rotate-secret", SUBSCRIPTIONS_WRITE, summary="Rotate the secret", body=Rotation,
-        body_required=False, headers=KEY_HEADERS, answers=(_ROTATED,),
+        body_required=False, key=STORES_AN_EVENT, answers=(_ROTATED,),
     )  # fmt: skip
     async def rotate_secret(request: Request, access: Access) -> Response:
         """Deliveries are signed with both secrets for a while, so that the receiver can change over in its own time."""

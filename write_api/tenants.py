@@ -16,6 +16,7 @@ from access.http.headers import CommandIdentity, command_identity
 from access.http.json_body import parse_object, validated
 from access.http.operations import Answer
 from access.http.problems import Problem
+from access.http.request_keys import MAY_CHANGE_NOTHING, OwnKeys
 from access.http.routing import API_PREFIX, GuardedRoutes
 from access.principal import Principal
 from access.roles import TENANTS_MANAGE
@@ -25,7 +26,7 @@ from domain.documents import tenant_document
 from domain.refusals import Fault
 from domain.values import TenantId, is_tenant_id
 from event_store.store import EventStore
-from write_api.writing import KEY_HEADERS, REPLAY, WRITTEN, Clock, Nothing, envelope, no_body, utc_now, written
+from write_api.writing import REPLAY, WRITTEN, Clock, Nothing, envelope, no_body, utc_now, written
 
 _ANY_TENANT: Final = ""
 
@@ -66,7 +67,7 @@ def tenants_router(shell: Shell, gate: Gate, *, clock: Clock = utc_now) -> APIRo
         return written(status, tenant_document(outcome.state), outcome, location=location)
 
     @routes.platform(
-        "POST", "/tenants", TENANTS_MANAGE, summary="Register a tenant", body=NewTenant, headers=KEY_HEADERS,
+        "POST", "/tenants", TENANTS_MANAGE, summary="Register a tenant", body=NewTenant, key=OwnKeys(),
         answers=(_REGISTERED,), refusals=(409,),
     )  # fmt: skip
     async def register_tenant(request: Request, principal: Principal) -> Response:
@@ -88,7 +89,7 @@ def tenants_router(shell: Shell, gate: Gate, *, clock: Clock = utc_now) -> APIRo
 
     @routes.platform(
         "POST", "/tenants/{tenant_id}/suspend", TENANTS_MANAGE, summary="Suspend a tenant", body=Suspension,
-        body_required=False, headers=KEY_HEADERS, answers=(_CHANGED,),
+        body_required=False, key=MAY_CHANGE_NOTHING, answers=(_CHANGED,),
     )  # fmt: skip
     async def suspend_tenant(request: Request, principal: Principal) -> Response:
         """What it has can be read and not changed until it is reactivated."""
@@ -100,7 +101,7 @@ def tenants_router(shell: Shell, gate: Gate, *, clock: Clock = utc_now) -> APIRo
 
     @routes.platform(
         "POST", "/tenants/{tenant_id}/reactivate", TENANTS_MANAGE, summary="Reactivate a tenant", body=Nothing,
-        body_required=False, headers=KEY_HEADERS, answers=(_CHANGED,),
+        body_required=False, key=MAY_CHANGE_NOTHING, answers=(_CHANGED,),
     )  # fmt: skip
     async def reactivate_tenant(request: Request, principal: Principal) -> Response:
         """Ends a suspension."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Protocol
 import orjson
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from access.gate import Gate
@@ -18,6 +18,7 @@ from access.http.json_body import parse_object, validated
 from access.http.operations import Answer
 from access.http.presence import unless_gone
 from access.http.problems import unavailable
+from access.http.request_keys import KeptAnswers, Leased
 from access.http.routing import GuardedRoutes
 from access.principal import Access
 from access.roles import WORK_CARRY_OUT
@@ -33,6 +34,8 @@ TENANT_POLLS_MAX: Final = 500
 UNITS_MAX: Final = 100
 ACTIONS_MAX: Final = 100
 WAIT_SECONDS_MAX: Final = 30
+NOTHING_KEPT_SECONDS: Final = 30.0
+"""How long it is kept for an idempotency key that there was no work."""
 _ActionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")]
 
 
@@ -158,6 +161,8 @@ class PullWork(Protocol):
         ...
 
 
+_WAITED_FOR: Final = KeptAnswers(WAIT_SECONDS_MAX + 30.0)
+_NO_STORE: Final = {"Cache-Control": "no-store"}
 _LEASED: Final[dict[str, Any]] = {"refusals": (409,)}
 _RECORDED: Final = Answer(200, "It is recorded.", WorkReceipt, headers=WRITTEN, at_times=REPLAY)
 
@@ -168,13 +173,14 @@ def work_router(gate: Gate, work: PullWork) -> APIRouter:
     polls = _Polls()
 
     @routes.tenant(
-        "POST", "/work/poll", WORK_CARRY_OUT, summary="Fetch work", body=WorkRequest,
+        "POST", "/work/poll", WORK_CARRY_OUT, summary="Fetch work", body=WorkRequest, key=_WAITED_FOR,
         answers=(Answer(200, "Work, each unit under a lease.", WorkPage),),
     )  # fmt: skip
     async def fetch_work(request: Request, access: Access) -> Response:
         """For workers of modules whose transport is `pull`. Answers as soon as there is any, the most urgent and oldest first.
 
-        Each unit is the caller's for `lease_seconds`, and longer with each heartbeat; then somebody else gets it.
+        Each unit is the caller's for `lease_seconds`, and longer with each heartbeat; then somebody else gets it. Under an
+        `Idempotency-Key` a repeat gets the same work, for as long as it was leased at first.
         """
         body = validated(WorkRequest, parse_object(await request.body()))
         actions = body.actions if body.module is None else await work.actions(access.tenant_id, body.module)
@@ -186,8 +192,10 @@ def work_router(gate: Gate, work: PullWork) -> APIRouter:
             units = await unless_gone(request.receive, fetching)
         finally:
             done()
-        items = [_document(unit) for unit in units or ()]
-        return _json({"items": items})
+        if units is None:
+            raise ClientDisconnect
+        seconds = min((unit.lease_seconds for unit in units), default=NOTHING_KEPT_SECONDS)
+        return Leased(orjson.dumps({"items": [_document(unit) for unit in units]}), seconds, _NO_STORE)
 
     @routes.tenant(
         "POST", "/work/{lease_token}/heartbeat", WORK_CARRY_OUT, summary="Keep work", body=Nothing, body_required=False,
@@ -297,4 +305,4 @@ def _time(at: datetime | None) -> str | None:
 
 
 def _json(document: dict[str, Any]) -> Response:
-    return Response(orjson.dumps(document), media_type="application/json", headers={"Cache-Control": "no-store"})
+    return Response(orjson.dumps(document), media_type="application/json", headers=_NO_STORE)

@@ -18,6 +18,7 @@ from access.http.headers import command_identity, entity_tag
 from access.http.json_body import parse_object, validated
 from access.http.operations import Answer
 from access.http.problems import Problem
+from access.http.request_keys import STORES_AN_EVENT
 from access.http.routing import API_PREFIX, GuardedRoutes
 from access.principal import Access
 from access.roles import INTENTS_WRITE
@@ -28,7 +29,7 @@ from domain.refusals import DefinitionInvalid, Fault
 from domain.values import IntentId
 from domain.workflows import WORKFLOW_LABEL
 from write_api.intents import Definition
-from write_api.writing import KEY_HEADERS, REPLAY, WRITTEN, Clock, envelope, utc_now, written
+from write_api.writing import REPLAY, WRITTEN, Clock, envelope, utc_now, written
 
 TARGET: Final = "workflow"
 """The target of a workflow that names none: what runs it has one."""
@@ -58,7 +59,7 @@ def workflows_router(shell: Shell, gate: Gate, *, clock: Clock = utc_now) -> API
     routes = GuardedRoutes(gate, "workflows")
 
     @routes.tenant(
-        "POST", "/workflows", INTENTS_WRITE, summary="Create a workflow", body=NewWorkflow, headers=KEY_HEADERS,
+        "POST", "/workflows", INTENTS_WRITE, summary="Create a workflow", body=NewWorkflow, key=STORES_AN_EVENT,
         answers=(_CREATED,), refusals=(409,),
     )  # fmt: skip
     async def create_workflow(request: Request, access: Access) -> Response:

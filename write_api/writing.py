@@ -14,6 +14,7 @@ from access.http.headers import POSITION, REPLAYED, CommandIdentity, position_he
 from access.http.json_body import parse_object, validated
 from access.http.operations import Answer
 from access.http.problems import correlation_id
+from access.http.request_keys import Recorded
 from access.principal import Principal
 from commands.handle import Envelope, Outcome
 from domain.values import TenantId
@@ -55,7 +56,7 @@ def written(
     tag: str | None = None,
     location: str | None = None,
 ) -> Response:
-    """The answer of a write, with the position that a later read can wait for."""
+    """The answer of a write, with the position that a later read can wait for. `Recorded` where an event tells of the write."""
     headers = {POSITION: position_header(outcome.position)}
     if tag is not None:
         headers["ETag"] = tag
@@ -63,9 +64,10 @@ def written(
         headers["Location"] = location
     if outcome.replayed:
         headers[REPLAYED] = "true"
+    answer = Recorded if outcome.replayed or outcome.stored else Response
     if document is None:
-        return Response(status_code=status, headers=headers)
-    return Response(orjson.dumps(document), status, headers, "application/json")
+        return answer(status_code=status, headers=headers)
+    return answer(orjson.dumps(document), status, headers, "application/json")
 
 
 def gone(description: str) -> Answer:

@@ -36,6 +36,11 @@ class CommandIdentity:
 
 def command_identity(request: Request, tenant_id: str, principal: Principal, body: bytes) -> CommandIdentity:
     """The command's id and the hash that tells a repeat from another request under the same key. Raises `Problem`."""
+    return identity_of(request, tenant_id, principal.subject, body)
+
+
+def identity_of(request: Request, tenant_id: str, subject: str, body: bytes) -> CommandIdentity:
+    """As `command_identity`, for whoever `subject` is. Raises `Problem`."""
     keys = request.headers.getlist(IDEMPOTENCY_KEY)
     if not keys:
         return CommandIdentity(uuid7(), None)
@@ -43,7 +48,7 @@ def command_identity(request: Request, tenant_id: str, principal: Principal, bod
     if len(keys) > 1 or not 1 <= len(key) <= 255 or not key.isascii() or not key.isprintable():
         raise Problem("header-invalid", f"{IDEMPOTENCY_KEY} must be one value of 1 to 255 printable ASCII characters.")
     method, path = request.method, request.scope["path"]
-    namespace = derived_id(_KEYS_NAMESPACE, "\0".join((tenant_id, principal.subject, method, path)))
+    namespace = derived_id(_KEYS_NAMESPACE, "\0".join((tenant_id, subject, method, path)))
     digest = hashlib.sha256(b"\0".join((method.encode(), path.encode("utf-8", "replace"), body)))
     return CommandIdentity(derived_id(namespace, key), digest.hexdigest())
 

@@ -3,13 +3,15 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from pydantic import BaseModel
 
 from access.http import documents, problems
+from access.http.headers import IDEMPOTENCY_KEY, REPLAYED
 from access.http.queries import Parameter
+from access.http.request_keys import ANSWERS_KEPT, KeptAnswers, KeyUse
 from access.roles import Permission
 
 _PATH_PARAMETER: Final = re.compile(r"\{([a-z_]+)\}")
@@ -37,7 +39,8 @@ _IN_PATH: Final = {
 _REQUEST_HEADERS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "X-Tenant-Id": ("Which tenant is meant, where the token covers several.", _SLUG),
     "Idempotency-Key": (
-        "The same key with the same request has one effect and gets the first answer again; with another it is refused.",
+        "The same key with the same body has one effect and gets the first answer again, where that was a success; with another"
+        " body it is refused.",
         {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
     ),
     "If-Match": ('The `ETag` of the version this change is based on, such as `"3"`, or `*`.', _TAGS),
@@ -96,6 +99,8 @@ class Operation:
     query: tuple[Parameter, ...] = ()
     headers: tuple[str, ...] = ()
     required_headers: frozenset[str] = field(default_factory=frozenset)
+    key: KeyUse = ANSWERS_KEPT
+    """How `Idempotency-Key` is obeyed, which any POST takes."""
 
     @property
     def statuses(self) -> tuple[int, ...]:
@@ -107,6 +112,8 @@ class Operation:
             implied.append(404)
         if self.method in ("POST", "PUT", "PATCH"):
             implied.append(413)
+        if self.method == "POST" and isinstance(self.key, KeptAnswers):
+            implied.append(409)
         return tuple(sorted({*implied, *self.refusals}))
 
     @property
@@ -124,7 +131,7 @@ class Operation:
             "operationId": operation_id(self.method, self.path),
             "parameters": self._parameters(),
             "responses": {
-                **{str(answer.status): _answer(answer, references) for answer in self.answers},
+                **{str(answer.status): _answer(self._repeatable(answer), references) for answer in self.answers},
                 **{str(status): _refusal(status, references) for status in self.statuses},
             },
             "security": [] if self.permission is None else [{"bearer": []}],
@@ -169,8 +176,15 @@ class Operation:
         ]
         return [*in_path, *in_query, *in_headers]
 
+    def _repeatable(self, answer: Answer) -> Answer:
+        if self.method != "POST" or REPLAYED in answer.at_times:
+            return answer
+        return replace(answer, at_times=(*answer.at_times, REPLAYED))
+
     def _request_headers(self) -> list[str]:
         names = list(self.headers)
+        if self.method == "POST" and IDEMPOTENCY_KEY not in names:
+            names.append(IDEMPOTENCY_KEY)
         if self.permission is not None and self.permission.in_tenant:
             names.insert(0, "X-Tenant-Id")
         return names

@@ -18,10 +18,13 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from access.gate import Gate
+from access.http.headers import command_identity
 from access.http.operations import Operation, operation_id
 from access.http.problems import Problem
+from access.http.request_keys import ANSWERS_KEPT, KeyUse, OwnKeys, has_key
 from access.principal import Access, Principal
 from access.roles import Permission
+from domain.values import is_tenant_id
 
 API_PREFIX: Final = "/api/v1"
 _PATH_VALUE_CHARACTERS_MAX: Final = 255
@@ -52,13 +55,25 @@ class GuardedRoutes:
         """A route that works in one tenant."""
         assert permission.in_tenant, f"{permission.name} is not about one tenant"
         gate = self._require_gate()
+        use, takes_keys = _key_use(method, details)
 
         def declare(endpoint: TenantEndpoint) -> TenantEndpoint:
             async def guarded(request: Request) -> Response:
                 return await endpoint(request, await gate.authorise(request, permission))
 
-            guarded.__doc__ = endpoint.__doc__
-            self._add(guarded, method, path, permission, details)
+            async def keyed(request: Request) -> Response:
+                access = await gate.authorise(request, permission)
+                if not has_key(request):
+                    return await endpoint(request, access)
+                body = await request.body()
+                return await gate.keys.answer(
+                    use, body, access.tenant_id, lambda: command_identity(request, access.tenant_id, access.principal, body),
+                    lambda: endpoint(request, access),
+                )  # fmt: skip
+
+            way = keyed if takes_keys else guarded
+            way.__doc__ = endpoint.__doc__
+            self._add(way, method, path, permission, details)
             return endpoint
 
         return declare
@@ -69,13 +84,27 @@ class GuardedRoutes:
         """A route about tenants themselves."""
         assert not permission.in_tenant, f"{permission.name} is about one tenant"
         gate = self._require_gate()
+        use, takes_keys = _key_use(method, details)
+        assert "{tenant_id}" in path or not takes_keys, "an answer is kept for a tenant: without one, a route keeps keys itself"
 
         def declare(endpoint: PlatformEndpoint) -> PlatformEndpoint:
             async def guarded(request: Request) -> Response:
                 return await endpoint(request, await gate.authenticate(request, permission))
 
-            guarded.__doc__ = endpoint.__doc__
-            self._add(guarded, method, path, permission, details)
+            async def keyed(request: Request) -> Response:
+                principal = await gate.authenticate(request, permission)
+                tenant_id = request.path_params["tenant_id"]
+                if not has_key(request) or not is_tenant_id(tenant_id):
+                    return await endpoint(request, principal)
+                body = await request.body()
+                return await gate.keys.answer(
+                    use, body, tenant_id, lambda: command_identity(request, tenant_id, principal, body),
+                    lambda: endpoint(request, principal),
+                )  # fmt: skip
+
+            way = keyed if takes_keys else guarded
+            way.__doc__ = endpoint.__doc__
+            self._add(way, method, path, permission, details)
             return endpoint
 
         return declare
@@ -84,6 +113,7 @@ class GuardedRoutes:
         """A route that tells nothing worth guarding."""
 
         def declare(endpoint: PublicEndpoint) -> PublicEndpoint:
+            assert not _key_use(method, details)[1], "an answer is kept for a tenant: a public route keeps keys itself"
             self._add(endpoint, method, path, None, details)
             return endpoint
 
@@ -109,6 +139,12 @@ class GuardedRoutes:
             name=operation_id(method, operation.path),
             operation_id=operation_id(method, operation.path),
         )
+
+
+def _key_use(method: str, details: dict[str, Any]) -> tuple[KeyUse, bool]:
+    """How idempotency keys are to be obeyed for a route, and whether that is to be done in front of it."""
+    use: KeyUse = details.get("key", ANSWERS_KEPT)
+    return use, method == "POST" and not isinstance(use, OwnKeys)
 
 
 def operation_of(route: object) -> Operation | None:

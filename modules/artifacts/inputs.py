@@ -1,17 +1,18 @@
 # intent_ref: modules.artifacts
-"""Inputs of executions by claim check: member by member, so that expressions still see what is small.
+"""Inputs of executions, results of loops and outputs by claim check: member by member, so that expressions see what is small.
 
-Members give way the largest first, until what is left is small enough. Where it takes too many of them, the inputs as a whole
-become one artifact. Which it is follows from the inputs alone, so a request that is repeated stores the same artifacts once more.
+Members give way the largest first, until what is left is small enough. Where it takes too many of them, the value as a whole
+becomes one artifact. Which it is follows from the value alone, so a command that is repeated stores the same artifacts once more.
 """
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 import orjson
 
 from domain.refusals import ArtifactQuotaReached, Fault, Invalid
 from domain.values import TenantId
-from modules.artifacts.claim_check import THRESHOLD_BYTES, checked_in, checked_out
+from modules.artifacts.claim_check import CHECKED_OUT_BYTES_MAX, THRESHOLD_BYTES, checked_in, checked_out
 from modules.artifacts.store import ArtifactStore
 from modules.contract import ModuleError
 
@@ -25,7 +26,7 @@ _CLAIM_BYTES: Final = 256
 
 
 class InputArtifacts:
-    """`commands.kept_inputs.InputStore` on an artifact store. Raises its refusals, and `ModuleError` `artifact-unavailable`."""
+    """`commands.kept_values.ValueStore` on an artifact store. Raises its refusals, and `ModuleError` `artifact-unavailable`."""
 
     inline_bytes_max: int = THRESHOLD_BYTES
 
@@ -42,16 +43,15 @@ class InputArtifacts:
             raise Invalid([Fault("/inputs", "The artifact that this stands for is no object.", "type")])
         return found
 
-    async def kept(self, tenant_id: TenantId, inputs: dict[str, Any]) -> dict[str, Any]:
-        """The inputs with claims in the place of what is large. What has claims inside is stored with what they stand for."""
-        chosen = large_members(inputs, self.inline_bytes_max)
+    async def kept(self, tenant_id: TenantId, value: Any, bytes_max: int = THRESHOLD_BYTES) -> Any:
+        """The value with claims in the place of what is large. What has claims inside is stored with what they stand for."""
         try:
+            chosen = large_members(value, bytes_max)
             if chosen is None:
-                whole: dict[str, Any] = await self._claimed(tenant_id, inputs)
-                return whole
-            return {
-                name: await self._claimed(tenant_id, value) if name in chosen else value for name, value in inputs.items()
-            }  # fmt: skip
+                return await self._claimed(tenant_id, value)
+            if isinstance(value, list):
+                return [await self._claimed(tenant_id, one) if place in chosen else one for place, one in enumerate(value)]
+            return {name: await self._claimed(tenant_id, one) if name in chosen else one for name, one in value.items()}
         except ModuleError as error:
             raise _refusal(error) from error
 
@@ -60,11 +60,25 @@ class InputArtifacts:
         return await checked_in(self._store, tenant_id, whole, threshold=0)
 
 
-def large_members(inputs: dict[str, Any], bytes_max: int) -> frozenset[str] | None:
-    """The members to store apart, so that the inputs have `bytes_max` at most; None where that takes too many."""
-    sizes = sorted(((len(orjson.dumps(value)), name) for name, value in inputs.items()), reverse=True)
-    left = len(orjson.dumps(inputs))
-    chosen: set[str] = set()
+def large_members(value: Any, bytes_max: int) -> frozenset[str | int] | None:
+    """The members of an object, or the elements of a list, to store apart, so that the rest has `bytes_max` at most.
+
+    None where that takes too many, or where the value is neither. Raises `ModuleError` `artifact-too-large` for what nobody could
+    ever be handed.
+    """
+    if not isinstance(value, dict | list):
+        return None
+    places: Iterable[tuple[Any, Any]] = value.items() if isinstance(value, dict) else enumerate(value)
+    sizes: list[tuple[int, Any]] = []
+    left = 2
+    for place, one in places:
+        sizes.append((len(orjson.dumps(one)), place))
+        left += sizes[-1][0] + 1 + (len(orjson.dumps(place)) + 1 if isinstance(value, dict) else 0)
+        if left > CHECKED_OUT_BYTES_MAX:
+            message = f"The value has more than {CHECKED_OUT_BYTES_MAX:,} bytes, which is more than any step could be given."
+            raise ModuleError("artifact-too-large", message, retryable=False)
+    sizes.sort(reverse=True)
+    chosen: set[str | int] = set()
     for size, name in sizes:
         if left <= bytes_max:
             break

@@ -106,6 +106,7 @@ _DEFINITION = {
 }  # fmt: skip
 _ERROR = {"code": "timeout", "message": "No answer within 30 s.", "details": {"attempt": 3}}
 _RETRY = RetryPolicy(attempts_max=3, initial_seconds=0.5, backoff=2.0, cap_seconds=30.0)
+_ROOT = ExecutionId("01936b0e-5c00-7000-8000-000000000009")
 _PARENT = Parent(ExecutionId("01936b0e-5c00-7000-8000-000000000006"), StepId("rollout"))
 _CHILD = ExecutionId("01936b0e-5c00-7000-8000-000000000007")
 _STEP_LIMITS = StepLimits(
@@ -183,7 +184,10 @@ EXAMPLES: tuple[DomainEvent, ...] = (
                 RetryPolicy(jitter=0.2, non_retryable=("input-invalid",)),
             ),
         ),
-        _AT, Options(_TENANT, 1, "order-7", _AT + timedelta(hours=1), _PARENT, 1, "ada", {"url": "${{ steps.x.result.url }}"}),
+        _AT,
+        Options(
+            _TENANT, 1, "order-7", _AT + timedelta(hours=1), _PARENT, 1, "ada", {"url": "${{ steps.x.result.url }}"}, _ROOT
+        ),
     ),
     StepStarted(_EXECUTION, _BUILD, ActionName("build-docker-image"), 1, _AT, _STEP_LIMITS),
     StepRetrying(_EXECUTION, _BUILD, 2, _ERROR, _AT + timedelta(seconds=0.5), _AT, _STEP_LIMITS),

@@ -5,6 +5,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import orjson
 import pytest
 
 from event_store.store import EventStore
+from quantum.settings import Settings
+from quantum.sweeping import sweep
 from streaming.dead_letters import REASON_CHARACTERS_MAX, DeadLetters
 from streaming.delivery import DeliveryLimits
 from streaming.embedded import EmbeddedTransport
@@ -25,6 +28,8 @@ from tests.waiting import wait_until
 IMPATIENT = DeliveryLimits(
     attempts_max=2, attempts_alone_max=1, back_off_seconds=0.02, back_off_seconds_max=0.1, redrive_seconds=0.1
 )
+
+LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def refusing(seen: Seen, versions: set[int], fault: Exception) -> Any:
@@ -113,6 +118,54 @@ async def test_the_role_of_the_apis_sees_no_dead_letter_of_anybody(database: Dat
                 await connection.fetch("SELECT * FROM quantum.stream_dead_letters")
     finally:
         await connection.close()
+
+
+async def test_a_redriven_dead_letter_goes_after_its_days_and_no_other_does(store: EventStore) -> None:
+    letters, pool = DeadLetters(store), store.platform_pool
+    await left_behind(store, "swept", {1, 2, 3}, RuntimeError("broken"), count=4)
+    old, young, waiting = await letters.list("swept")
+    for letter in (old, young):
+        await letters.redriven(letter)
+    assert await letters.sweep(days=30) == 0
+    for letter in (old, waiting):
+        await pool.execute(
+            "UPDATE quantum.stream_dead_letters SET first_failed_at = $3, redriven_at = redriven_at - $4::interval"
+            " WHERE consumer_group = $1 AND position = $2", "swept", letter.position, LONG_AGO, timedelta(days=31),
+        )  # fmt: skip
+    assert await letters.sweep(days=30) == 1
+    assert await letters.sweep(days=30) == 0
+    left = await pool.fetch("SELECT position FROM quantum.stream_dead_letters WHERE consumer_group = 'swept' ORDER BY position")
+    assert [row[0] for row in left] == [young.position, waiting.position]
+    assert [letter.position for letter in await letters.list("swept")] == [waiting.position]
+
+
+async def test_a_letter_that_fails_again_after_it_was_redriven_is_not_swept(store: EventStore) -> None:
+    letters = DeadLetters(store)
+    await left_behind(store, "again", {1}, RuntimeError("broken"), count=2)
+    (letter,) = await letters.list("again")
+    await letters.redriven(letter)
+    message = await letters.message(letter)
+    assert message is not None
+    await letters.put("again", message, RuntimeError("broken again"), 1, 0.0)
+    await letters.sweep(days=-1)
+    assert [one.reason for one in await letters.list("again")] == ["RuntimeError: broken again"]
+
+
+async def test_the_platforms_sweeper_removes_them_while_it_runs(store: EventStore, tmp_path: Path) -> None:
+    letters, stop = DeadLetters(store), asyncio.Event()
+    await left_behind(store, "hourly", {1}, RuntimeError("broken"), count=2)
+    await letters.redriven((await letters.list("hourly"))[0])
+    settings = Settings(data_dir=tmp_path, dead_letter_days=0.000_000_001)
+    sweeping = asyncio.create_task(sweep(settings, store, stop))
+    count = "SELECT count(*) FROM quantum.stream_dead_letters WHERE consumer_group = 'hourly'"
+
+    async def gone() -> bool:
+        return await store.platform_pool.fetchval(count) == 0
+
+    await wait_until(gone, 20, what="the letter to go")
+    stop.set()
+    async with asyncio.timeout(10):
+        await sweeping
 
 
 async def test_the_command_line_lists_dead_letters_and_redrives_them(

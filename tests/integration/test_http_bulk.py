@@ -5,10 +5,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import asyncpg
 import httpx
 import pytest
 
-from event_store.bulk_requests import BulkRequests
+from event_store.request_keys import RequestKeys
 from tests.api_probe import assert_problem
 from tests.conftest import Database
 from tests.http_platform import Http, Tenant, serving
@@ -148,17 +149,13 @@ async def test_a_request_that_was_interrupted_is_about_the_same_executions_when_
 ):  # fmt: skip
     ids = await many(tenant, 3, GATE, status="running")
     first = said(await bulk(tenant, "cancel", key="cut", limit=2))
-    import asyncpg
-
-    owner = await asyncpg.connect(database.platform_dsn)
-    rows = await owner.fetch("SELECT tenant_id, found FROM quantum.bulk_requests WHERE tenant_id = $1", tenant.id)
-    await owner.close()
-    assert len(rows) == 1
     boss = await asyncpg.connect(database.owner_dsn)
-    await boss.execute("ALTER TABLE quantum.bulk_requests NO FORCE ROW LEVEL SECURITY")
-    await boss.execute("UPDATE quantum.bulk_requests SET answer = NULL WHERE tenant_id = $1", tenant.id)
-    await boss.execute("ALTER TABLE quantum.bulk_requests FORCE ROW LEVEL SECURITY")
+    await boss.execute("ALTER TABLE quantum.request_keys NO FORCE ROW LEVEL SECURITY")
+    cut = await boss.execute("UPDATE quantum.request_keys SET status = NULL, body = NULL WHERE tenant_id = $1", tenant.id)
+    await boss.execute("UPDATE quantum.request_keys SET held_until = now() WHERE tenant_id = $1", tenant.id)
+    await boss.execute("ALTER TABLE quantum.request_keys FORCE ROW LEVEL SECURITY")
     await boss.close()
+    assert cut == "UPDATE 1"
     again = said(await bulk(tenant, "cancel", key="cut", limit=2))
     assert [(one["execution_id"], one["outcome"]) for one in again["items"]] == [(ids[0], "done"), (ids[1], "done")]
     assert again["next_cursor"] == first["next_cursor"]
@@ -237,9 +234,10 @@ async def test_a_secret_in_the_reason_is_refused_for_each_and_never_repeated(ten
 
 async def test_old_requests_are_forgotten(http: Http, tenant: Tenant):
     await bulk(tenant, "cancel", key="old")
-    requests = BulkRequests(http.platform.store.tenant_pool, http.platform.store.platform_pool)
-    assert await requests.sweep() == 0
-    assert await requests.sweep(days=0) >= 1
+    keys = RequestKeys(http.platform.store.tenant_pool, http.platform.store.platform_pool)
+    week = 7 * 86_400.0
+    assert await keys.sweep(10.0 - week) == 0
+    assert await keys.sweep(-week) >= 1
     assert "Idempotency-Replayed" not in (await bulk(tenant, "cancel", key="old")).headers
 
 

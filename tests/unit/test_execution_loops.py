@@ -190,3 +190,47 @@ def test_a_condition_is_asked_once_for_the_whole_loop() -> None:
 def test_an_item_has_no_loop_of_its_own_to_refer_to() -> None:
     with pytest.raises(IntentNotExecutable):
         Play({"action": "a", "x": "${{ item }}"})
+
+
+def test_loops_bring_only_so_many_runs_under_way_together_and_each_goes_on_by_itself() -> None:
+    names = [f"l{number}" for number in range(5)]
+    play = Play(*[loop(list(range(1_000)), 1_000, id=name, depends_on=[]) for name in names])
+    under_way = {name: [run for run in play.state.runs if run.startswith(f"{name}[")] for name in names}
+    assert [len(under_way[name]) for name in names] == [1_000, 1_000, 1, 1, 1]
+    assert play.complete("l4[0]") == ["done l4[0]", "start l4[1]"]
+    assert play.complete("l0[0]") == ["done l0[0]"]
+    assert play.complete("l0[1]") == ["done l0[1]"]
+    assert play.complete("l0[2]") == ["done l0[2]"]
+    assert play.complete("l3[0]") == ["done l3[0]", "start l3[1]"]
+    assert play.complete("l0[3]") == ["done l0[3]"]
+    assert play.complete("l3[1]") == ["done l3[1]", "start l3[2]", "start l3[3]"]
+    play.cancel()
+    assert play.status == "cancelled"
+
+
+def test_all_items_of_crowded_loops_come_to_their_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("commands.progress.ACTIVE_MAX", 20)
+    play = Play(*[loop(list(range(15)), 15, id=f"l{number}", depends_on=[]) for number in range(3)])
+    left = [run for run, state in play.state.runs.items() if state.status == "running" and "[" in run]
+    done = 0
+    while left:
+        for run in left:
+            play.complete(run)
+            done += 1
+        left = [run for run, state in play.state.runs.items() if state.status == "running" and "[" in run]
+    assert (done, play.status) == (45, "completed")
+
+
+def test_loops_whose_items_all_fail_at_once_stay_within_one_append() -> None:
+    broken = {"wait": {"for": "${{ item > 0 ? 'never' : 'x' }}"}, "on_failure": "continue"}
+    play = Play(*[loop(list(range(1_000)), 1, id=f"l{number}", depends_on=[], **broken) for number in range(8)])
+    assert len(play.last) < 4_096
+    codes = [play.run(f"l{number}").error["code"] for number in range(8)]
+    assert codes == ["items-failed"] * 3 + ["too-many-items"] * 5
+    assert play.status == "completed"
+
+
+def test_loops_that_begin_together_are_not_taken_for_too_much() -> None:
+    play = Play(*[loop(list(range(1_000)), 1_000, id=f"l{number}", depends_on=[]) for number in range(10)])
+    assert play.statuses() == ["running"] * 10
+    assert len(play.last) < 4_096

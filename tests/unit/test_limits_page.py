@@ -7,6 +7,7 @@ import pytest
 
 from access.holding_limits import INTENTS_MAX, SCHEDULES_MAX, TRIGGERS_MAX
 from access.http.queries import LIMIT_MAX
+from access.http.request_keys import WAIT_SECONDS_MAX, WAITING_MAX
 from commands.again import RERUNS_MAX
 from commands.beginnings import RESOURCES_MAX, SLOT_KEY_CHARS_MAX
 from commands.custom_event import DATA_BYTES_MAX, EVENTS_MAX
@@ -15,8 +16,12 @@ from commands.execution_start import BUSINESS_KEY_CHARS_MAX, DEPTH_MAX
 from commands.expressions.faults import EXPRESSION_BYTES_MAX, EXPRESSIONS_MAX, WORK_MAX
 from commands.expressions.faults import RESULT_BYTES_MAX as VALUE_OF_EXPRESSION_BYTES_MAX
 from commands.intent import VERSIONS_MAX
+from commands.kept_values import DECISION_BYTES_MAX
+from commands.kept_values import VALUE_BYTES_MAX as VALUE_IN_LOG_BYTES_MAX
 from commands.module import MODULES_MAX
+from commands.progress import ACTIVE_MAX
 from commands.pull_subscription import PULL_SUBSCRIPTIONS_MAX
+from commands.recorded_events import EVENT_BYTES_MAX
 from commands.subscription import SUBSCRIPTIONS_MAX
 from domain.definition import INPUT_TEXT_BYTES_MAX, TARGET_CHARS_MAX
 from domain.input_rules import (
@@ -35,6 +40,7 @@ from domain.subscription_rules import DESCRIPTION_CHARS_MAX as SUBSCRIPTION_DESC
 from domain.subscription_rules import HEADER_VALUE_CHARS_MAX, HEADERS_MAX, IN_FLIGHT_MAX, PATTERNS_MAX
 from domain.tenant_limits import COUNT_MAX
 from event_store.group_commit import QUEUE_MAX
+from event_store.request_keys import ANSWER_BYTES_MAX, KEPT_SECONDS
 from modules.artifacts.inputs import InputArtifacts
 from modules.results import _MESSAGE_CHARS_MAX as MESSAGE_CHARS_MAX
 from modules.results import RESULT_BYTES_MAX
@@ -72,6 +78,8 @@ ROWS: dict[str, str] = {
     "one text in a definition; all of them": f"{size(_LIMITS.value_bytes_max)}; {size(_LIMITS.definition_bytes_max)}",
     "one text in inputs; all of them": f"{size(INPUT_TEXT_BYTES_MAX)}; {size(_LIMITS.definition_bytes_max)}",
     "inputs of an execution in the log": f"{size(InputArtifacts.inline_bytes_max)}, else [artifacts](artifacts.md)",
+    "an answer that is kept for its `Idempotency-Key`; how long": f"{size(ANSWER_BYTES_MAX)}; {KEPT_SECONDS / 3_600:g} hours",
+    "requests that wait for the answer of the same one, in a process; how long": f"{WAITING_MAX}; {WAIT_SECONDS_MAX:g} seconds",
     "executions of one bulk request": str(ITEMS_IN_BULK_MAX),
     "values in a definition or in inputs": f"{_LIMITS.values_max:,}",
     "steps of an intent": str(setting("steps_max")),
@@ -91,7 +99,12 @@ ROWS: dict[str, str] = {
     ),
     "items of a loop; of all loops of an execution": f"{ITEMS_MAX:,}; {ALL_ITEMS_MAX:,}",
     "items of a loop under way": f"{ITEMS_AT_ONCE_DEFAULT} unless said",
+    "runs that loops of an execution bring under way": f"{ACTIVE_MAX:,}, and one for each loop",
+    "results of a loop, together": f"{size(VALUE_IN_LOG_BYTES_MAX)}, else [artifacts](artifacts.md)",
+    "values that begin together in one decision": size(DECISION_BYTES_MAX),
+    "an event": size(EVENT_BYTES_MAX),
     "executions that run for one another": f"{DEPTH_MAX} deep",
+    "executions that one starts, with all that these start in turn": f"{setting('execution_descendants_max'):,}",
     "executions that start one another by events": f"{TRIGGERS_DEPTH_MAX} deep",
     "retries and reruns of an execution": f"{RERUNS_MAX:,}",
     "attempts of a step": str(ATTEMPTS_MAX),
