@@ -82,7 +82,8 @@ class GroupCommit:
         self._queue: deque[_Pending] = deque()
         self._in_flight: set[Hashable] = set()
         self._work = asyncio.Event()
-        self._committing = 0
+        self._committing: list[frozenset[str]] = []
+        """The tenants of each batch that is being committed."""
         self._tasks: list[asyncio.Task[None]] = []
         self.statistics = Statistics()
 
@@ -119,7 +120,8 @@ class GroupCommit:
         try:
             while True:
                 batch = await self._gather()
-                self._committing += 1
+                tenants = frozenset([pending.append.tenant_id for pending in batch])
+                self._committing.append(tenants)
                 try:
                     if connection is None or connection.is_closed():
                         connection = await self._connect()
@@ -138,7 +140,7 @@ class GroupCommit:
                     for pending in batch:
                         _answer_error(pending, fault)
                 finally:
-                    self._committing -= 1
+                    self._committing.remove(tenants)
                     for pending in batch:
                         self._in_flight.difference_update(pending.resources)
                     self._work.set()
@@ -148,7 +150,8 @@ class GroupCommit:
 
     async def _gather(self) -> list[_Pending]:
         while True:
-            await self._let_join()
+            if self._share():
+                await self._let_join()
             batch = self._take()
             if batch:
                 return batch
@@ -195,11 +198,16 @@ class GroupCommit:
         While a batch is being committed, what comes gathers for the next, because a large batch costs less an append than two
         small ones. But PostgreSQL and this process take turns then; so where there is plenty, two batches go side by side, each
         with half of it (measured with 64 callers: 64 instead of 61 µs of processor time an append, and 1.35 times the rate).
+        And no tenant waits for a batch that is all of others': a flood of theirs would otherwise slow down each of its commands.
         """
         waiting = len(self._queue)
         if self._committing:
-            return APPENDS_MAX if waiting >= SECOND_BATCH_FROM else 0
+            return APPENDS_MAX if waiting >= SECOND_BATCH_FROM or self._has_another_tenant() else 0
         return min(APPENDS_MAX, -(-waiting // 2)) if waiting >= SPLIT_FROM else APPENDS_MAX
+
+    def _has_another_tenant(self) -> bool:
+        """Whether somebody waits of whom nothing is being committed."""
+        return any(all(one.append.tenant_id not in tenants for tenants in self._committing) for one in self._queue)
 
     async def _commit(self, connection: Any, batch: list[_Pending], *, careful: bool = False) -> None:
         loop = asyncio.get_running_loop()

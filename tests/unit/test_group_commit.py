@@ -10,6 +10,9 @@ from event_store.ids import uuid7
 from event_store.records import NO_STREAM, Append, Metadata, NewEvent, StreamAppend
 
 
+OWN = frozenset({"tenant-1"})
+
+
 class Answer:
     """A future that nobody has answered."""
 
@@ -30,7 +33,7 @@ def queued(count: int, stream: str = "") -> GroupCommit:
 def test_a_full_queue_is_halved_and_the_other_half_goes_beside_the_first() -> None:
     commit = queued(64)
     assert len(commit._take()) == 32
-    commit._committing = 1
+    commit._committing.append(OWN)
     assert len(commit._take()) == 32
 
 
@@ -38,8 +41,14 @@ def test_a_short_queue_goes_as_one_batch_and_what_comes_meanwhile_waits() -> Non
     commit = queued(SPLIT_FROM - 1)
     assert len(commit._take()) == SPLIT_FROM - 1
     later = queued(SECOND_BATCH_FROM - 1)
-    later._committing = 1
+    later._committing.append(OWN)
     assert later._take() == []
+
+
+def test_a_tenant_does_not_wait_for_a_batch_that_is_all_of_others() -> None:
+    commit = queued(3)
+    commit._committing.append(frozenset({"tenant-2", "tenant-3"}))
+    assert len(commit._take()) == 3
 
 
 def test_no_batch_is_larger_than_may_be() -> None:
@@ -49,7 +58,7 @@ def test_no_batch_is_larger_than_may_be() -> None:
 def test_appends_to_one_stream_follow_each_other() -> None:
     commit = queued(64, "the-same")
     assert len(commit._take()) == 1
-    commit._committing = 1
+    commit._committing.append(OWN)
     assert commit._take() == []
 
 
