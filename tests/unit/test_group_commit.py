@@ -9,7 +9,6 @@ from event_store.group_commit import APPENDS_MAX, SECOND_BATCH_FROM, SPLIT_FROM,
 from event_store.ids import uuid7
 from event_store.records import NO_STREAM, Append, Metadata, NewEvent, StreamAppend
 
-
 OWN = frozenset({"tenant-1"})
 
 
