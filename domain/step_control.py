@@ -24,6 +24,7 @@ CONTROL_KEYS = (
     "when", "join", "wait", "approval", "signal", "workflow", "foreach", "on_failure", "fallback", "compensate", "timeouts",
     "heartbeat", "concurrency",
 )  # fmt: skip
+_CONTROL_KEYS = frozenset(CONTROL_KEYS)
 
 _WORKFLOW = re.compile(r"(?P<name>[^@]{1,200})(?:@(?P<version>[1-9][0-9]{0,8}))?")
 
@@ -104,6 +105,8 @@ def time_of(value: Any) -> datetime | None:
 
 def read_control(raw: dict[str, Any], place: Place, faults: Faults) -> ControlDraft | None:
     """What a step's `CONTROL_KEYS` say; None where it has none of them. What is not right is noted and read as not said."""
+    if _CONTROL_KEYS.isdisjoint(raw):
+        return None
     said = {key: raw[key] for key in CONTROL_KEYS if raw.get(key) is not None}
     if not said:
         return None

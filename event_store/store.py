@@ -25,6 +25,7 @@ from event_store.records import (
     StreamAppend,
 )
 from event_store.snapshots import Loaded, StateCache
+from event_store.tail import Tail
 from event_store.tenancy import check_role
 from event_store.wakeups import Wakeups
 
@@ -79,6 +80,7 @@ class EventStore:
         self.trace: Trace | None = None
         self._horizon = 0
         self._asked: tuple[int, asyncio.Future[bool]] | None = None
+        self._tail = Tail(self.horizon, self._read_log_of_all, lambda: wakeups.generation)
         self._written: dict[str, int] = {}
         self._last_written = 0
 
@@ -219,6 +221,10 @@ class EventStore:
         the CRC-32 of `tenant/stream` gives, modulo their count.
         A page with fewer events than `limit` has come to the horizon, and `next` says so.
         """
+        if tenant_id is None and partitions is None:
+            newest = await self.newest(after, limit=limit, topics=topics)
+            if newest is not None:
+                return newest
         horizon = self._horizon
         if horizon <= after + limit:
             horizon = await self._horizon_for_readers()
@@ -227,17 +233,28 @@ class EventStore:
         wanted = None if topics is None else sorted(topics)
         if tenant_id is not None:
             rows = await self._fetch(self.tenant_pool, _READ_LOG_OF_TENANT, tenant_id, after, horizon, wanted, limit)
+            events = [RecordedEvent(*row) for row in rows]
         elif partitions is not None:
             count, numbers = partitions
             rows = await self._fetch(
                 self.platform_pool, _READ_LOG_OF_PARTITIONS, after, horizon, limit, wanted, count, list(numbers)
             )  # fmt: skip
-        elif wanted is None:
-            rows = await self._fetch(self.platform_pool, _READ_LOG, after, horizon, limit)
+            events = [RecordedEvent(*row) for row in rows]
         else:
-            rows = await self._fetch(self.platform_pool, _READ_LOG_OF_TOPICS, after, horizon, limit, wanted)
-        events = [RecordedEvent(*row) for row in rows]
+            events = await self._read_log_of_all(after, horizon, limit, topics)
         return LogPage(events, events[-1].position if len(events) == limit else horizon)
+
+    async def _read_log_of_all(self, after: int, until: int, limit: int, topics: frozenset[str] | None) -> list[RecordedEvent]:
+        if topics is None:
+            rows = await self._fetch(self.platform_pool, _READ_LOG, after, until, limit)
+        else:
+            rows = await self._fetch(self.platform_pool, _READ_LOG_OF_TOPICS, after, until, limit, sorted(topics))
+        return [RecordedEvent(*row) for row in rows]
+
+    async def newest(self, after: int, *, limit: int, topics: frozenset[str] | None = None) -> LogPage | None:
+        """As `read_log` of all tenants, from what this process's readers share; None for a reader who is far behind."""
+        found = await self._tail.page(after, limit, topics)
+        return None if found is None else LogPage(*found)
 
     async def subscribe(
         self, *, after: int = 0, tenant_id: TenantId | None = None, topics: frozenset[str] | None = None,

@@ -31,7 +31,7 @@ class LogReader:
     """Reads forward, never past the horizon. Use as an async context manager: it owns the read under way."""
 
     def __init__(self, store: EventStore, topics: frozenset[str], batch_size: int) -> None:
-        self._store, self._topics, self._batch_size = store, sorted(topics), batch_size
+        self._store, self._topics, self._batch_size = store, topics, batch_size
         self._window = batch_size
         self._horizon = 0
         self._ahead: tuple[int, asyncio.Task[Page]] | None = None
@@ -56,12 +56,15 @@ class LogReader:
 
     async def _read(self, after: int) -> Page:
         if self._horizon <= after:
-            self._horizon = max(self._horizon, await self._store.horizon())
+            newest = await self._store.newest(after, limit=self._batch_size, topics=self._topics)
+            self._horizon = max(self._horizon, self._store.known_horizon)
+            if newest is not None:
+                return Page([_decoded(event) for event in newest.events], newest.next, max(self._horizon, newest.next))
         horizon = self._horizon
         if horizon <= after:
             return Page([], after, horizon)
         until = min(horizon, after + self._window)
-        rows = await self._store.platform_pool.fetch(_READ, after, until, self._topics, self._batch_size)
+        rows = await self._store.platform_pool.fetch(_READ, after, until, sorted(self._topics), self._batch_size)
         events = [_decoded(RecordedEvent(*row)) for row in rows]
         if len(events) < self._batch_size // 4:
             self._window = min(self._window * 2, _WINDOW_MAX)

@@ -33,7 +33,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         """The time for the first request begins."""
-        super().connection_made(_Joining(transport, self.loop))
+        joining: Any = _Joining(transport, self.loop)
+        super().connection_made(joining)
         self._deadline = self.loop.call_later(ARRIVAL_SECONDS_MAX, self._is_too_slow)
 
     def connection_lost(self, exc: Exception | None) -> None:
