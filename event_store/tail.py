@@ -47,12 +47,13 @@ class Tail:
         self._events: list[RecordedEvent] = []
         self._positions: list[int] = []
         self._bytes = 0
+        self._is_complete = False  # whether `end` was the end of the log when it was looked at last
         self._reading: _Reading | None = None
 
     async def page(self, after: int, limit: int, topics: Topics) -> tuple[list[RecordedEvent], int] | None:
         """Up to `limit` events behind a position, and how far the reader has come with them; None where it is too far behind.
 
-        No events and `after` itself where the log has nothing more. Raises what reading raises.
+        Fewer than `limit` where the log has no more; with no events, `after` itself. Raises what reading raises.
         """
         if not self._covers(topics):
             self.topics = None if topics is None or self.topics is None else self.topics | topics
@@ -63,7 +64,9 @@ class Tail:
             if after < self.begin:
                 return None
             if after < self.end:
-                return self._found(after, limit, topics)
+                found = self._found(after, limit, topics)
+                if self._is_complete or len(found[0]) == limit:
+                    return found
             generation, reading = self._generation(), self._reading
             if reading is None:
                 reading = await self._extend(generation, max(limit, READ_TOGETHER))
@@ -77,7 +80,7 @@ class Tail:
 
     def _begin_at(self, position: int) -> None:
         self.begin = self.end = position
-        self._events, self._positions, self._bytes = [], [], 0
+        self._events, self._positions, self._bytes, self._is_complete = [], [], 0, False
 
     def _found(self, after: int, limit: int, topics: Topics) -> tuple[list[RecordedEvent], int]:
         found: list[RecordedEvent] = []
@@ -98,7 +101,7 @@ class Tail:
                 return reading
             events = await self._read(end, horizon, limit, topics) if horizon > end else []
             if self.end == end and self.topics == topics:  # else it has begun anew meanwhile
-                reading.is_complete = len(events) < limit
+                self._is_complete = reading.is_complete = len(events) < limit
                 self._add(events, max(end, horizon) if reading.is_complete else events[-1].position)
         finally:
             self._reading = None

@@ -231,6 +231,8 @@ class ExecutionSaga:
         for key, (kind, task) in self._running.items():
             if kind == "call" and (key[:2] in whole or key[:3] in runs):
                 task.cancel()
+                self._sweeper.over(key)  # its row is still there where somebody had a hand on it in that moment
+        self._sweeper.sweep()
         self._look_again([(drop.tenant_id,) for drop in drops])
 
     def _start(self, dispatch: Dispatch) -> None:
@@ -313,35 +315,33 @@ class ExecutionSaga:
 
     async def _take_due(self, stop: asyncio.Event) -> None:
         """Timers, what found no room before, and what dead workers left: looked for when due, and once a heartbeat."""
-        loop = asyncio.get_running_loop()
         while not stop.is_set():
             self._look.clear()
-            self._next_due = loop.time() + _HEARTBEAT_SECONDS
-            if (free := self._room.free) > 0:
+            self._next_due = asyncio.get_running_loop().time() + _HEARTBEAT_SECONDS
+            if self._room.free > 0:
                 try:
-                    taken = await self._claim(free)
-                    if not self._room.backlog and (seconds := await self._dispatches.next_due_seconds()) is not None:
-                        self._next_due = min(self._next_due, loop.time() + max(seconds, 0.0))
+                    with self._room.promised() as places:
+                        await self._take(places)
                 except _FAULTS as fault:
                     log.warning("due attempts cannot be claimed; trying again", fault=repr(fault))
                     self._checks_due = _CHECKS_AFTER_FAULT
-                    taken = []
                     await first_of(_FAULT_PAUSE_SECONDS, stop)
-                for number, dispatch in enumerate(taken, start=1):
-                    self._start(dispatch)
-                    if number % _BEGUN_TOGETHER == 0:
-                        await asyncio.sleep(0)  # whoever has one call waits for a few of these, not for all
             else:
                 self._room.backlog = True
             await first_of(_CLAIM_PAUSE_SECONDS, stop)
             await self._wait_until_due(stop)
 
-    async def _claim(self, free: int) -> list[Dispatch]:
-        most = self._limits.tenant_calls_max
-        taken = await self._dispatches.claim(free, tenant_room=most, rooms=self._room.of_tenants())
-        waits = None if len(taken) == free else await self._dispatches.waiting_tenants()
+    async def _take(self, places: int) -> None:
+        """Begins what is due, for which there are so many places, and learns when more is."""
+        taken = await self._dispatches.claim(places, tenant_room=self._limits.tenant_calls_max, rooms=self._room.of_tenants())
+        for number, dispatch in enumerate(taken, start=1):
+            self._start(dispatch)
+            if number % _BEGUN_TOGETHER == 0:
+                await asyncio.sleep(0)  # whoever has one call waits for a few of these, not for all
+        waits = None if len(taken) == places else await self._dispatches.waiting_tenants()
         self._room.backlog, self._room.waits = waits is None, waits or frozenset()
-        return taken
+        if waits is not None and (seconds := await self._dispatches.next_due_seconds()) is not None:
+            self._due_at(asyncio.get_running_loop().time() + max(seconds, 0.0))
 
     async def _wait_until_due(self, stop: asyncio.Event) -> None:
         loop = asyncio.get_running_loop()
@@ -371,10 +371,10 @@ class ExecutionSaga:
     async def _beat_once(self) -> bool:
         try:
             self._room.limited = await self._dispatches.beat()
+            return True
         except _FAULTS as fault:
             log.warning("the saga's heartbeat failed", fault=repr(fault))
             return False
-        return True
 
     async def _give_up_what_others_took(self) -> None:
         """After a heartbeat that came too late: calls that another worker has taken over are not ours any more."""

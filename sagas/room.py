@@ -1,7 +1,8 @@
 # intent_ref: sagas.limits
 """The places of one worker: how many calls it has, of whom they are, and what it may take on without asking the table."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -33,6 +34,7 @@ class Room:
         self._limits = limits
         self._of_tenant: dict[str, int] = {}
         self._count = 0
+        self._promised = 0
         self.backlog = True
         self.waits: frozenset[str] = frozenset()
         self.limited: frozenset[str] = frozenset()
@@ -41,6 +43,16 @@ class Room:
     def free(self) -> int:
         """Places nobody has."""
         return self._limits.calls_max - self._count
+
+    @contextmanager
+    def promised(self) -> Iterator[int]:
+        """How many calls may be taken from the table: their places are kept for them until they are there. Of several places,
+        some are left for what comes meanwhile."""
+        self._promised = self.free - self.free // 4
+        try:
+            yield self._promised
+        finally:
+            self._promised = 0
 
     def enter(self, tenant_id: str) -> None:
         """A call of the tenant's begins."""
@@ -69,7 +81,7 @@ class Room:
         that has a limit over all workers."""
         if self._limits.installation.concurrent_steps is not None:
             return [False] * len(dispatches)
-        free = 0 if self.backlog else self.free
+        free = 0 if self.backlog else self.free - self._promised
         taken: dict[str, int] = {}
         take: list[bool] = []
         for dispatch in dispatches:

@@ -7,6 +7,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import asyncpg
+
+from commands.execution import TerminateExecution
 from event_store.store import EventStore
 from modules.contract import Invocation
 from sagas.execution import Limits as SagaLimits
@@ -95,6 +98,28 @@ async def _round(gate: Turnstile, bench: Bench) -> None:
     wanted = len(bench.asked) + AT_ONCE
     gate.let_on(AT_ONCE)
     await wait_until(lambda: len(bench.asked) >= wanted, 20, what="the next round")
+
+
+async def test_what_is_ended_while_somebody_holds_its_row_leaves_nothing_behind(store: EventStore, database: Database) -> None:
+    world = ExecutionWorld(store, "held-row")
+    gate = Turnstile(world.bench)
+    async with working(world, limits=SagaLimits(calls_max=AT_ONCE, tenant_calls_max=AT_ONCE, grace_seconds=0.1)):
+        running = await world.run({"action": "slow"})
+        await wait_until(lambda: gate.inside[""] == 1, what="the call to be under way")
+        await wait_until(lambda: _queued(world, 1), what="its row")
+        holder = await asyncpg.connect(database.owner_dsn)
+        try:
+            async with holder.transaction():
+                await holder.fetch("SELECT FROM quantum.saga_dispatches WHERE tenant_id = 'held-row' FOR UPDATE")
+                await running.say(TerminateExecution, reason=None)
+                await wait_until(lambda: gate.inside[""] == 0, what="the call to be given up")
+        finally:
+            await holder.close()
+
+        async def is_gone() -> bool:
+            return await world.rows() == 0
+
+        await wait_until(is_gone, what="the row to go as well")
 
 
 async def test_a_tenant_without_room_keeps_nobody_out_whatever_the_priority_of_its_flood(store: EventStore) -> None:

@@ -128,6 +128,17 @@ async def test_who_is_far_behind_reads_for_himself_and_an_end_far_off_is_not_wal
     assert await log.positions(far) == ([], far)
 
 
+async def test_a_reader_a_little_ahead_of_the_others_is_led_to_what_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tail, "READ_TOGETHER", 3)
+    log = Log()
+    log.append("a")
+    assert await log.positions(0) == ([1], 1)
+    for _ in range(20):
+        log.append("a")
+    assert await log.positions(18, limit=2) == ([19, 20], 20)
+    assert await log.positions(21, limit=2) == ([], 21)
+
+
 async def test_what_is_kept_is_bounded_in_number_and_in_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tail, "EVENTS_MAX", 50)
     monkeypatch.setattr(tail, "BYTES_MAX", 4_000)

@@ -1,0 +1,49 @@
+# intent_ref: tests.saga-room
+"""The places of a worker: never more calls than there are places, whoever takes them, and some left for what comes meanwhile."""
+
+from datetime import timedelta
+
+import pytest
+
+from event_store.ids import uuid7
+from sagas.dispatches import Dispatch
+from sagas.room import Limits, Room
+from tests.streams import AT
+
+
+def calls(count: int) -> list[Dispatch]:
+    return [Dispatch("t", "e", f"s{number}", 1, AT, uuid7(), uuid7(), "c", None) for number in range(count)]
+
+
+def room(places: int) -> Room:
+    """One in which nothing waits."""
+    made = Room(Limits(calls_max=places, tenant_calls_max=places))
+    made.backlog = False
+    return made
+
+
+@pytest.mark.parametrize(("places", "promised"), [(1, 1), (2, 2), (3, 3), (4, 3), (8, 6), (256, 192)])
+def test_what_is_promised_to_a_claim_is_not_given_to_others(places: int, promised: int) -> None:
+    its = room(places)
+    with its.promised() as many:
+        assert many == promised
+        assert sum(its.taken_at_once(calls(places), AT)) == places - promised
+    assert sum(its.taken_at_once(calls(places), AT)) == places
+
+
+def test_a_promise_ends_with_a_claim_that_fails() -> None:
+    its = room(8)
+    with pytest.raises(ConnectionError), its.promised():
+        raise ConnectionError
+    assert sum(its.taken_at_once(calls(9), AT)) == 8
+
+
+def test_places_are_those_that_calls_under_way_leave() -> None:
+    its = room(8)
+    for _ in range(5):
+        its.enter("t")
+    with its.promised() as many:
+        assert many == 3
+        assert its.taken_at_once(calls(2), AT) == [False, False]
+    its.leave("t")
+    assert its.taken_at_once(calls(5), AT + timedelta(seconds=1)) == [True] * 4 + [False]
