@@ -114,7 +114,7 @@ async def _of_lease(tenant: Tenant, path: str, body: Any, other: Any) -> Post:
 
 async def _poll(tenant: Tenant, places: Places) -> Post:
     await _work(tenant)
-    body = {"actions": ["cut"], "wait": 10}
+    body = {"actions": ["cut"], "wait": 1}
     return Post("/work/poll", body, {**body, "max": 2}, ("service",), tenant)
 
 
