@@ -139,7 +139,7 @@ async def test_followers_that_go_away_leave_no_task_no_connection_and_no_memory(
 
 
 async def _tasks_at_rest() -> int:
-    """The most tasks there are within a moment: loops that wait have one for each thing they wait for, and none while they look."""
+    """The most tasks there are within a moment: loops that wait have one for each thing they wait for, none while they look."""
     most = 0
     for _ in range(200):
         most = max(most, len(asyncio.all_tasks()))
