@@ -27,12 +27,13 @@ Read = Callable[[int, int, int, Topics], Awaitable[list[RecordedEvent]]]
 
 
 class _Reading:
-    """A look into the log that is under way: since which wake-up, and whether all there was is in the tail now."""
+    """A look into the log that is under way: since which wake-up, and whether all there was is in the tail now, or the fault."""
 
-    __slots__ = ("generation", "is_complete", "over")
+    __slots__ = ("fault", "generation", "is_complete", "over")
 
     def __init__(self, generation: int) -> None:
         self.generation, self.is_complete = generation, False
+        self.fault: Exception | None = None
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
 
@@ -72,6 +73,8 @@ class Tail:
                 reading = await self._extend(generation, max(limit, READ_TOGETHER))
             else:
                 await asyncio.wait((reading.over,))
+                if reading.fault is not None:  # a database that does not answer is not waited for by one after the other
+                    raise reading.fault
             if reading.is_complete and reading.generation == generation and self.begin <= after and self.end <= after:
                 return [], after
 
@@ -103,6 +106,9 @@ class Tail:
             if self.end == end and self.topics == topics:  # else it has begun anew meanwhile
                 self._is_complete = reading.is_complete = len(events) < limit
                 self._add(events, max(end, horizon) if reading.is_complete else events[-1].position)
+        except Exception as fault:
+            reading.fault = fault
+            raise
         finally:
             self._reading = None
             reading.over.set_result(None)

@@ -112,6 +112,7 @@ async def test_a_look_that_fails_or_is_given_up_is_the_next_readers_to_take() ->
     log.is_away = True
     failed = await asyncio.gather(*(log.positions(1) for _ in range(3)), return_exceptions=True)
     assert [type(one) for one in failed] == [StoreUnavailable] * 3
+    assert log.looks == 3, "one look for all of them"
     log.is_away = False
     assert await log.positions(1) == ([2], 2)
 
