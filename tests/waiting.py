@@ -24,3 +24,12 @@ async def wait_until(
         if time.monotonic() > deadline:
             raise AssertionError(f"Waited {timeout_seconds} seconds for {what or 'a condition'}; last seen: {value!r}")
         await asyncio.sleep(every_seconds)
+
+
+async def tasks_at_rest() -> int:
+    """The most tasks there are within a moment: loops that wait have one for each thing they wait for, none while they look."""
+    most = 0
+    for _ in range(200):
+        most = max(most, len(asyncio.all_tasks()))
+        await asyncio.sleep(0.01)
+    return most

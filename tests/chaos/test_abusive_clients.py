@@ -15,7 +15,7 @@ import pytest
 from quantum import http_protocol
 from tests.conftest import Database
 from tests.http_platform import API, Http, Tenant, serving
-from tests.waiting import wait_until
+from tests.waiting import tasks_at_rest, wait_until
 
 pytestmark = [pytest.mark.chaos]
 CLIENTS = 200
@@ -119,7 +119,7 @@ async def test_an_offer_to_upgrade_the_connection_is_passed_over_with_or_without
 async def test_followers_that_go_away_leave_no_task_no_connection_and_no_memory(http: Http):
     tenant = await http.tenant()
     execution_id = await tenant.execution([{"action": "wait", "seconds": 600}])
-    tasks, connections = await _tasks_at_rest(), _connections()
+    tasks, connections = await tasks_at_rest(), _connections()
     objects = []
     for _ in range(4):
         await _followed_and_left(http, tenant, execution_id)
@@ -136,15 +136,6 @@ async def test_followers_that_go_away_leave_no_task_no_connection_and_no_memory(
     cancelled = await tenant.post(f"/executions/{execution_id}/cancel", {})
     assert cancelled.status_code == 202
     assert "execution_cancelled" in (await tenant.get(f"/executions/{execution_id}/events")).text
-
-
-async def _tasks_at_rest() -> int:
-    """The most tasks there are within a moment: loops that wait have one for each thing they wait for, none while they look."""
-    most = 0
-    for _ in range(200):
-        most = max(most, len(asyncio.all_tasks()))
-        await asyncio.sleep(0.01)
-    return most
 
 
 async def _followed_and_left(http: Http, tenant: Tenant, execution_id: str) -> None:

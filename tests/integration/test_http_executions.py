@@ -16,7 +16,7 @@ from read_api.execution_events import TYPES
 from read_api.executions import STREAMS_MAX
 from tests.conftest import Database
 from tests.http_platform import API, Http, Tenant, serving
-from tests.waiting import wait_until
+from tests.waiting import tasks_at_rest, wait_until
 
 SLOW = [{"action": "build-docker-image", "image": "i", "sandbox": {"take": 300}}]
 FAILING = [{"action": "build-docker-image", "image": "i", "sandbox": {"fail": "no space left", "retryable": False}}]
@@ -228,7 +228,7 @@ async def test_executions_are_listed_by_status_intent_and_time(http: Http):
 async def test_a_client_that_goes_away_leaves_nothing_behind(http: Http):
     tenant = await http.tenant()
     execution_id = await tenant.execution(SLOW)
-    before = len(asyncio.all_tasks())
+    before = await tasks_at_rest()
     for _ in range(30):
         async with open_stream(tenant, execution_id) as response:
             assert (await Stream(response).next() or {})["event"] == "execution_started"
