@@ -163,18 +163,28 @@ async def end_producer(producer: AIOKafkaProducer) -> None:
 
 async def end_consumer(consumer: AIOKafkaConsumer) -> None:
     """Leaves the group and ends a consumer; by force where the broker does not answer."""
+    if await _ended(consumer.stop()):
+        return
+    log.warning("a consumer could not take its leave; its partitions move when its session ends")
+    # What `stop` would have done next.
+    if consumer._coordinator is not None:
+        await _ended(consumer._coordinator._stop_heartbeat_task())
+        await _ended(consumer._coordinator._stop_commit_offsets_refresh_task())
+    if consumer._fetcher is not None:
+        await _ended(consumer._fetcher.close())
+    await _ended(consumer._client.close())
+
+
+async def _ended(step: Awaitable[Any]) -> bool:
+    """Whether a step towards the end of a client came to its own; False also where something of the client's was cancelled."""
     try:
         async with asyncio.timeout(_CLOSE_SECONDS_MAX):
-            await consumer.stop()
-            return
-    except (TimeoutError, KafkaError, OSError) as fault:
-        log.warning("a consumer could not take its leave; its partitions move when its session ends", fault=repr(fault))
-    # What `stop` would have done next.
-    with contextlib.suppress(TimeoutError, KafkaError, OSError):
-        async with asyncio.timeout(_CLOSE_SECONDS_MAX):
-            if consumer._coordinator is not None:
-                await consumer._coordinator._stop_heartbeat_task()
-                await consumer._coordinator._stop_commit_offsets_refresh_task()
-            if consumer._fetcher is not None:
-                await consumer._fetcher.close()
-            await consumer._client.close()
+            await step
+    except (TimeoutError, KafkaError, OSError):
+        return False
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        return False
+    return True
