@@ -190,7 +190,6 @@ def _execute(
     stalls = StallCheck(shell, hearing=streams.hearing(settings, shell.store, transport))
     telemetry.observe_stalls(stalls)
     workers("stall check", lambda: stalls.run(stop))
-    workers("request key sweeper", lambda: request_keys.sweep(shell.store, stop))
     workers("sweeper", lambda: sweeping.sweep(settings, shell.store, stop))
     workers("artifact sweeper", lambda: calls.sweep_artifacts(parts.artifacts, settings.artifact_days, stop))
 

@@ -9,7 +9,7 @@ import structlog
 from event_store.faults import DATABASE_FAULTS
 from event_store.records import StoreUnavailable
 from event_store.store import EventStore
-from quantum import limits
+from quantum import limits, request_keys
 from quantum.settings import Settings
 from streaming.dead_letters import DeadLetters
 from streaming.waiting import first_of
@@ -21,11 +21,12 @@ log = structlog.get_logger(__name__)
 
 
 async def sweep(settings: Settings, store: EventStore, stop: asyncio.Event) -> None:
-    """Removes redriven dead letters that are old enough, and counts of executions that are over, until `stop` is set."""
-    letters, descendants = DeadLetters(store), limits.descent(settings, store)
+    """Removes old redriven dead letters, counts of executions that are over, and old answers under keys, until `stop` is set."""
+    letters, descendants, keys = DeadLetters(store), limits.descent(settings, store), request_keys.kept(store)
     while not stop.is_set():
         await _swept("redriven dead letters", lambda: letters.sweep(settings.dead_letter_days), stop)
         await _swept("descendants", descendants.sweep, stop)
+        await _swept("request keys", keys.sweep, stop)
         await first_of(SWEEP_SECONDS, stop)
 
 
