@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 async def wait_until(
-    condition: Callable[[], T | Awaitable[T]], timeout_seconds: float = 10.0, *, what: str = "", every_seconds: float = 0.01
+    condition: Callable[[], T | Awaitable[T]], timeout_seconds: float = 30.0, *, what: str = "", every_seconds: float = 0.01
 ) -> T:
     """The first truthy value of `condition`, which may be async. Fails the test when none came before the deadline."""
     deadline = time.monotonic() + timeout_seconds
