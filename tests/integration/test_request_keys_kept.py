@@ -241,7 +241,8 @@ async def test_an_answer_too_large_to_be_kept_is_given_once_and_never_acted_on_a
 async def test_old_answers_are_swept_and_count_for_nothing(keys: RequestKeys):
     answers, which, calls = KeyedAnswers(keys), identity(), list[str]()
     await answers.once("t", which, saying("first", calls))
-    assert await keys.sweep() == 0
+    await keys.sweep()  # of what other tests have left, and not of this
+    assert REPLAYED in (await answers.once("t", which, saying("again", calls))).headers
     assert await keys.sweep(-KEPT_SECONDS - 10.0) >= 1
     assert REPLAYED not in (await answers.once("t", which, saying("second", calls))).headers
     assert calls == ["first", "second"]
