@@ -231,8 +231,10 @@ def _settle(turn: Turn, event: StepCompleted | StepFailed | StepSkipped) -> None
     step = step_of_run(event.step)
     if event.step == step:
         # All but the last answer of a wide layer change nothing for those behind it: they need no look.
-        waits = turn.state.waits
-        turn.queue.extend([one for one in turn.state.plan.dependents[step] if not waits[one.id] or one.flow.join is not None])
+        plan, waits = turn.state.plan, turn.state.waits
+        for number in plan.joints_behind[step]:
+            joint = plan.joints[number]
+            turn.queue.extend(joint.early if waits[number] else joint.steps)
         return
     planned = turn.state.plan.by_id[step]
     turn.queue.append(planned)
@@ -283,7 +285,7 @@ def _begin_step(turn: Turn, planned: PlannedStep) -> None:
 
 
 def _is_ready(turn: Turn, planned: PlannedStep) -> bool:
-    left = turn.state.waits[planned.id]
+    left = turn.state.waits[turn.state.plan.joint_of[planned.id]]
     if planned.flow.join is None or left == 0:
         return left == 0
     return sum(_counts(turn.state.runs[before]) for before in planned.depends_on) >= planned.flow.join

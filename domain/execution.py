@@ -67,8 +67,9 @@ class Execution:
     """An execution as its events left it.
 
     `open` counts the steps that are not settled, `active` the runs somebody or something is busy with, `waits` for how many
-    steps each step still waits: so that an answer costs no look at the whole plan. `failing` is the step whose failure ends the
-    execution. `undoable` are completed runs that can be undone, in the order of completion; `undoing` what is left to undo.
+    steps each of the plan's joints still waits: so that an answer costs no look at the whole plan. `failing` is the step whose
+    failure ends the execution. `undoable` are completed runs that can be undone, in the order of completion; `undoing` what is
+    left to undo.
     `turns`: how often it had to wait for the tenant to have room; while it `is_queued`, nothing of it begins.
     `reruns`: how often it was begun again after its end.
     """
@@ -89,7 +90,7 @@ class Execution:
     updated_at: datetime
     open: int
     active: int
-    waits: dict[StepId, int]
+    waits: tuple[int, ...]
     failing: StepId | None = None
     undoable: tuple[StepId, ...] = ()
     undoing: tuple[StepId, ...] = ()
@@ -178,7 +179,7 @@ def _started(event: ExecutionStarted) -> Execution:
     return Execution(
         event.execution_id, event.intent_id, event.intent_name, event.version, event.target, event.inputs, plan,
         event.options or _UNSAID, runs, "running", None, event.at, None, event.at,
-        open=len(runs), active=0, waits=plan.dependency_counts,
+        open=len(runs), active=0, waits=plan.joint_sizes,
     )  # fmt: skip
 
 
@@ -251,12 +252,12 @@ def _over(state: Execution, event: StepCompleted | StepFailed | StepSkipped | St
     if before.status in SETTLED:
         return _with_run(state, step, run, at)
     fails = run.status == "failed" and not planned.flow.goes_on_after_failure
-    dependents = state.plan.dependents[step]
     waits = state.waits
-    if dependents:
-        waits = dict(waits)
-        for dependent in dependents:
-            waits[dependent.id] -= 1
+    if joints := state.plan.joints_behind[step]:
+        counts = list(waits)
+        for number in joints:
+            counts[number] -= 1
+        waits = tuple(counts)
     return _with_run(
         state, step, run, at, open=state.open - 1, waits=waits, failing=state.failing or (step if fails else None),
         undoable=_undoable(state, planned, step, run),
@@ -371,7 +372,7 @@ def _recounted(state: Execution, runs: dict[StepId, StepRun]) -> Execution:
         failed = sum(part.status == "failed" for part in settled)
         runs[step.id] = changed(run, items_next=0, items_begun=len(settled), items_settled=len(settled), items_failed=failed)
     settled_steps = {step.id for step in plan.steps if runs[step.id].status in SETTLED}
-    waits = {step.id: sum(before not in settled_steps for before in step.depends_on) for step in plan.steps}
+    waits = tuple([sum(before not in settled_steps for before in joint.before) for joint in plan.joints])
     failing = next(
         (step.id for step in plan.steps if runs[step.id].status == "failed" and not step.flow.goes_on_after_failure), None
     )  # fmt: skip

@@ -124,6 +124,18 @@ class PlannedStep:
         return Work(self.action, self.module, self.parameters, self.timeout_seconds, self.retry, self.flow.is_metered)
 
 
+@dataclass(frozen=True, slots=True)
+class Joint:
+    """Steps that wait for the same others, so that one count does for all of them. `early` need not wait for every one.
+
+    A layer of 100 steps behind another one is one joint, where counting by step would cost 100 times 100 answers.
+    """
+
+    before: tuple[StepId, ...]
+    steps: tuple[PlannedStep, ...]
+    early: tuple[PlannedStep, ...]
+
+
 @dataclass(frozen=True)
 class Plan:
     """A plan as a graph. Built once an execution, and carried from state to state.
@@ -162,36 +174,60 @@ class Plan:
         return not any(flow.gates or flow.work == "workflow" or flow.total_seconds is not None for flow in flows)
 
     @property
-    def dependents(self) -> dict[StepId, list[PlannedStep]]:
-        """The steps that name a step among their dependencies, in the plan's order."""
-        return self._dependents
+    def joints(self) -> tuple[Joint, ...]:
+        """The steps by what they wait for, in the plan's order; each step is in one."""
+        return self._joints
 
     @cached_property
-    def _dependents(self) -> dict[StepId, list[PlannedStep]]:
-        found: dict[StepId, list[PlannedStep]] = {step.id: [] for step in self.steps}
+    def _joints(self) -> tuple[Joint, ...]:
+        found: dict[tuple[StepId, ...], list[PlannedStep]] = {}
         for step in self.steps:
-            for before in step.depends_on:
-                found[before].append(step)
+            found.setdefault(step.depends_on, []).append(step)
+        return tuple(
+            [Joint(before, tuple(steps), tuple([one for one in steps if one.flow.join is not None]))
+             for before, steps in found.items()]
+        )  # fmt: skip
+
+    @property
+    def joint_of(self) -> dict[StepId, int]:
+        """The number of each step's joint."""
+        return self._joint_of
+
+    @cached_property
+    def _joint_of(self) -> dict[StepId, int]:
+        return {step.id: number for number, joint in enumerate(self.joints) for step in joint.steps}
+
+    @property
+    def joints_behind(self) -> dict[StepId, list[int]]:
+        """The numbers of the joints that wait for each step."""
+        return self._joints_behind
+
+    @cached_property
+    def _joints_behind(self) -> dict[StepId, list[int]]:
+        found: dict[StepId, list[int]] = {step.id: [] for step in self.steps}
+        for number, joint in enumerate(self.joints):
+            for before in joint.before:
+                found[before].append(number)
         return found
 
     @property
-    def dependency_counts(self) -> dict[StepId, int]:
-        """How many steps each step waits for."""
-        return self._dependency_counts
+    def joint_sizes(self) -> tuple[int, ...]:
+        """For how many steps each joint waits."""
+        return self._joint_sizes
 
     @cached_property
-    def _dependency_counts(self) -> dict[StepId, int]:
-        return {step.id: len(step.depends_on) for step in self.steps}
+    def _joint_sizes(self) -> tuple[int, ...]:
+        return tuple([len(joint.before) for joint in self.joints])
 
     def descendants(self, step_id: str) -> set[str]:
         """Every step that waits for this one, at whatever remove."""
         found: set[str] = set()
         waiting = [step_id]
         while waiting:
-            for step in self.dependents[StepId(waiting.pop())]:
-                if step.id not in found:
-                    found.add(step.id)
-                    waiting.append(step.id)
+            for number in self.joints_behind[StepId(waiting.pop())]:
+                new = [step.id for step in self.joints[number].steps if step.id not in found]
+                found.update(new)
+                waiting += new
         return found
 
     def step_of(self, run_id: str) -> PlannedStep | None:

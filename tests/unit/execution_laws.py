@@ -104,7 +104,7 @@ def check_counters(state: Execution) -> None:
     settled = [step for step in plan if state.runs[step].status in SETTLED]
     assert state.open == len(plan) - len(settled)
     assert state.active == sum(run.status in ACTIVE and run.items is None for run in state.runs.values())
-    assert state.waits == {
+    assert {step.id: state.waits[state.plan.joint_of[step.id]] for step in state.steps} == {
         step.id: sum(state.runs[before].status not in SETTLED for before in step.depends_on) for step in state.steps
     }  # fmt: skip
     for step in state.steps:
