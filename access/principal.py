@@ -1,13 +1,12 @@
 # intent_ref: access.roles
 """Who is asking: what a verified token says about its bearer."""
 
-from dataclasses import dataclass
-
 from access.roles import Role
+from domain.immutable import immutable
 from domain.values import TenantId
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Principal:
     """The bearer of a token: `expires_at` and `issued_at` in Unix seconds."""
 
@@ -25,7 +24,7 @@ class Principal:
         return "platform-admin" in self.roles
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Access:
     """A principal at work in one tenant."""
 

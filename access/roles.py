@@ -1,14 +1,15 @@
 # intent_ref: access.roles
 """Which role may do what. Every route names one permission of this table; what is not granted is refused."""
 
-from dataclasses import dataclass
 from typing import Final, Literal, get_args
+
+from domain.immutable import immutable
 
 Role = Literal["platform-admin", "tenant-admin", "author", "operator", "viewer", "auditor", "service"]
 ROLES: Final[frozenset[Role]] = frozenset(get_args(Role))
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Permission:
     """What a route asks of its caller.
 

@@ -10,7 +10,6 @@ import time
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import orjson
@@ -21,6 +20,7 @@ from joserfc.jwk import OKPKey, RSAKey
 from access.keys import KeySource, VerificationKey
 from access.principal import Principal
 from access.roles import ROLES, Role
+from domain.immutable import immutable
 from domain.values import TenantId, is_tenant_id
 
 TOKEN_CHARACTERS_MAX: Final = 8192
@@ -39,7 +39,7 @@ class TokenRefused(Exception):
         self.code = code
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class TrustedIssuer:
     """Whose tokens count: `issuer` and `audience` must be in the token, and `keys` must have the key that signed it."""
 

@@ -1,7 +1,6 @@
 # intent_ref: commands.execution
 """How an execution starts: what is carried out, with which inputs, under which conditions."""
 
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -14,6 +13,7 @@ from commands.progress import Turn, advance, consider_all
 from domain.definition import Definition, Rules, inputs_faults
 from domain.execution_events import ExecutionEvent, ExecutionQueued, ExecutionStarted
 from domain.execution_terms import Options
+from domain.immutable import immutable
 from domain.input_rules import text_faults
 from domain.intent import Intent
 from domain.module import Modules
@@ -27,7 +27,7 @@ _KEPT_MAX = 1_000
 _kept: dict[tuple[int, int, int], tuple[Any, tuple[Definition, tuple[PlannedStep, ...]]]] = {}
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Start:
     """What is to be carried out: a version of an intent, whose definition today's modules and rules let through, and its plan."""
 

@@ -8,7 +8,7 @@ slip through. A refusal, or a decision to do nothing, is never taken on cached s
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Generic, TypeVar, cast, get_args, overload
 from uuid import UUID
 
@@ -39,6 +39,7 @@ from domain import custom_event, execution, intent, module, pull_subscription, s
 from domain.custom_event import CustomEvents
 from domain.definition import Rules
 from domain.execution import Execution
+from domain.immutable import immutable
 from domain.intent import Intent
 from domain.module import Modules
 from domain.pull_subscription import PullSubscriptions
@@ -84,7 +85,7 @@ class IdempotencyKeyReused(Refusal):
         super().__init__(self.__doc__)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Shell:
     """What every command needs: the log, the platform's modules, rules of definitions and starts, a place for large values."""
 
@@ -98,7 +99,7 @@ class Shell:
     may_descend: MayDescend = any_descent
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Envelope:
     """Whose command it is, which one, and why. The same `command_id` again has no second effect and gets the first answer.
 
@@ -114,7 +115,7 @@ class Envelope:
     request_hash: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Outcome(Generic[S]):
     """The state right after the command, its stream's version, and a log position that covers what it stored.
 
@@ -216,7 +217,7 @@ async def handle(shell: Shell, command: Command, envelope: Envelope) -> Outcome[
             raise TypeError(f"{type(command).__name__} is no command")
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Decided:
     """Events, and the state they lead to where the decision knows it already."""
 

@@ -6,12 +6,12 @@ it cannot be kept, and lets the same decision be made again, now with claims, or
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
 import orjson
 
 from commands.expressions import ExpressionFailed
+from domain.immutable import immutable
 from domain.refusals import Invalid, Refusal
 from domain.values import TenantId
 
@@ -51,7 +51,7 @@ class NotKept(ExpressionFailed):
         self.error = error
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Kept:
     """What stands in the log for a large value, or why it could not be kept."""
 

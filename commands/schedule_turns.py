@@ -1,16 +1,17 @@
 # intent_ref: commands.schedule-turns
 """What is to be done of a schedule now, and when to look at it again. Pure: the time comes in, and nothing is started here."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from commands.schedules import delayed, due, next_runs
+from domain.immutable import immutable
 from domain.schedule import Schedule
 
 _INSTANT = timedelta(microseconds=1)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Turn:
     """Times to run now, oldest first; the time up to which all is dealt with then; when to look again, None for never."""
 

@@ -1,13 +1,13 @@
 # intent_ref: domain.callbacks
 """What a module may do that has taken work on and answers later: settle one attempt of one step, until a given time."""
 
-from dataclasses import dataclass
 from datetime import datetime
 
+from domain.immutable import immutable
 from domain.values import ExecutionId, StepId, TenantId
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class CallbackClaims:
     """Whose attempt a callback settles, and until when it may."""
 

@@ -1,14 +1,14 @@
 # intent_ref: domain.custom-event
 """Events of a tenant's own making: what its steps say has happened, in names of its own."""
 
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from domain.immutable import immutable
 from domain.values import ExecutionId, StepId
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class CustomEventEmitted:
     """A step said that something has happened: `type` and `data` are the tenant's own."""
 
@@ -19,7 +19,7 @@ class CustomEventEmitted:
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class CustomEvents:
     """What the steps of one execution have said: how much of it there is."""
 

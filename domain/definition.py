@@ -4,6 +4,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from domain.immutable import immutable
 from domain.json_values import Faults, Limits, Place, ValueCheck, together, value_faults
 from domain.module import Modules
 from domain.refusals import DefinitionInvalid, Fault
@@ -27,7 +28,7 @@ PRIORITIES = range(1, 6)
 PRIORITY_DEFAULT = 3
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Rules:
     """The rules of this installation. `forbidden_targets` are names or shell-style patterns, whatever their case."""
 
@@ -35,7 +36,7 @@ class Rules:
     forbidden_targets: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Definition:
     """A definition that holds to every rule."""
 
@@ -47,7 +48,7 @@ class Definition:
     priority: int = PRIORITY_DEFAULT
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Reading:
     """A definition as far as it can be read, and every fault of the three stages.
 

@@ -41,6 +41,7 @@ from domain.execution_events import (
     StepWaiting,
 )
 from domain.execution_terms import Cause, Options
+from domain.immutable import immutable
 from domain.plan import Plan, PlannedStep, is_undoing, item_index, shared_plan, step_of_run
 from domain.runs import ACTIVE, SETTLED, StepRun, Waiting, changed
 from domain.values import ExecutionId, IntentId, StepId, TenantId, Version
@@ -49,7 +50,7 @@ ExecutionStatus = Literal["running", "paused", "cancelling", "compensating", "co
 ENDED: frozenset[ExecutionStatus] = frozenset({"completed", "failed", "cancelled", "terminated"})
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Resource:
     """Something a step has made, by the maker's own id."""
 

@@ -5,16 +5,16 @@
 either (`~deploy`).
 """
 
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from domain.execution_terms import Cause, Options, Parent, SkipReason, StepLimits, WaitingFor
+from domain.immutable import immutable
 from domain.plan import OnDue, PlannedStep
 from domain.values import ActionName, ExecutionId, IntentId, StepId, Version
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ExecutionStarted:
     """The plan is recorded with the start, so that a later version never changes a running execution."""
 
@@ -29,7 +29,7 @@ class ExecutionStarted:
     options: Options | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ExecutionQueued:
     """The tenant has a limit on how many executions may be under way: this one waits for its turn, which is its `turn`-th."""
 
@@ -39,7 +39,7 @@ class ExecutionQueued:
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ExecutionAdmitted:
     """The execution that waited for its turn begins."""
 
@@ -47,7 +47,7 @@ class ExecutionAdmitted:
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class StepStarted:
     """The first attempt of a run (or the first one after a retry by hand) may be made."""
 
@@ -59,7 +59,7 @@ class StepStarted:
     limits: StepLimits | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class StepRetrying:
     """Attempt `attempt - 1` has failed with `error`; attempt `attempt` may be made from `due_at` on.
 
@@ -77,7 +77,7 @@ class StepRetrying:
     counts: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class StepCompleted:
     execution_id: ExecutionId
     step: StepId
@@ -86,7 +86,7 @@ class StepCompleted:
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class StepFailed:
     """The last attempt has failed, or the step's time is up. `error` has `code`, `message` and what else the module said.
 
@@ -103,7 +103,7 @@ class StepFailed:
     child: ExecutionId | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class StepSkipped:
     """The step is not carried out: its condition is false, all it depends on was skipped, or its approval ran out."""
 
@@ -113,7 +113,7 @@ class StepSkipped:
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class StepWaiting:
     """The run waits for a time, a person, a signal or a child execution, or, all its gates behind it, for the end of a pause.
     At `due_at` happens what `on_due` says.
@@ -134,7 +134,7 @@ class StepWaiting:
     limits: StepLimits | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class StepApproved:
     """`by` is who approved; what comes next for the step follows in events of its own."""
 
@@ -145,7 +145,7 @@ class StepApproved:
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class StepRejected:
     execution_id: ExecutionId
     step: StepId
@@ -154,7 +154,7 @@ class StepRejected:
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class StepExpanded:
     """The step is done once for each of `items`."""
 
@@ -164,7 +164,7 @@ class StepExpanded:
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class StepFallingBack:
     """The step's action has failed for good with `error`; its fallback is tried instead."""
 
@@ -174,7 +174,7 @@ class StepFallingBack:
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class StepCancelled:
     """The run is given up because the execution fails or is cancelled, or because another item of its loop has failed; `child` is
     the execution that ran for it."""
@@ -185,7 +185,7 @@ class StepCancelled:
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class SignalReceived:
     """A signal from outside. It is kept until a step asks for it."""
 
@@ -195,7 +195,7 @@ class SignalReceived:
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ResourceProvisioned:
     """A step's result declares that it made this; `resource_id` is the maker's own id."""
 
@@ -207,7 +207,7 @@ class ResourceProvisioned:
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ResourceReleased:
     execution_id: ExecutionId
     step: StepId
@@ -216,7 +216,7 @@ class ResourceReleased:
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class CancellationRequested:
     """No further step starts; attempts under way are waited for, because what they have done may have to be undone."""
 
@@ -225,7 +225,7 @@ class CancellationRequested:
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ExecutionFailing:
     """The execution as a whole has failed (its time is up, or its outputs cannot be made); what runs is given up."""
 
@@ -234,7 +234,7 @@ class ExecutionFailing:
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class CompensationStarted:
     """What completed is undone, in this order, one after the other."""
 
@@ -244,7 +244,7 @@ class CompensationStarted:
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class StepCompensated:
     execution_id: ExecutionId
     step: StepId
@@ -253,7 +253,7 @@ class StepCompensated:
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class CompensationFailed:
     """The undoing has failed for good: somebody has to look. The others go on."""
 
@@ -264,7 +264,7 @@ class CompensationFailed:
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ExecutionCompleted:
     """`result` is what the definition's `outputs` made of the steps' results."""
 
@@ -274,7 +274,7 @@ class ExecutionCompleted:
     parent: Parent | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ExecutionFailed:
     """`step` is empty where the execution as a whole ran out of time. `not_undone` are the runs whose undoing failed."""
 
@@ -286,7 +286,7 @@ class ExecutionFailed:
     parent: Parent | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ExecutionCancelled:
     execution_id: ExecutionId
     reason: str | None
@@ -296,7 +296,7 @@ class ExecutionCancelled:
     parent: Parent | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ExecutionTerminated:
     """Ended at once: nothing is waited for, nothing undone."""
 
@@ -307,7 +307,7 @@ class ExecutionTerminated:
     parent: Parent | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ExecutionPaused:
     """Running attempts go on; no further step starts."""
 
@@ -315,13 +315,13 @@ class ExecutionPaused:
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ExecutionResumed:
     execution_id: ExecutionId
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ExecutionRetried:
     """A failed execution goes on from `steps`, which are pending again; completed steps keep their results."""
 
@@ -330,7 +330,7 @@ class ExecutionRetried:
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ExecutionRerun:
     """The execution goes on from `from_step`: that one and all that depend on it (`steps`) are pending again."""
 
@@ -340,7 +340,7 @@ class ExecutionRerun:
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ExecutionStalled:
     """The execution had nothing that would wake it; `missing` has been put right. Should never be seen."""
 

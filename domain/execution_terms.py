@@ -1,10 +1,10 @@
 # intent_ref: domain.execution
 """What the events of an execution say of it and of its attempts: options, limits, and for what it waits."""
 
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
+from domain.immutable import immutable
 from domain.values import ActionName, ExecutionId, StepId, TenantId
 
 WaitingFor = Literal["timer", "approval", "signal", "child", "resume"]
@@ -12,7 +12,7 @@ SkipReason = Literal["condition", "dependencies", "expired"]
 Cause = Literal["failed", "cancelled"]
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Parent:
     """The step of another execution whose work this execution is."""
 
@@ -20,7 +20,7 @@ class Parent:
     step: StepId
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Options:
     """What a start says beyond the plan. `priority` is 1 (first) to 5. `business_key` is held until the execution ends. `root` is
     the execution that all this began with, where a step of another has started this one."""
@@ -36,7 +36,7 @@ class Options:
     root: ExecutionId | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class StepLimits:
     """What holds for an attempt: its priority, when it must have begun, when the run must be over with all that it does, how
     many with the same key may be under way in the tenant, and the action, where that has limits of its own."""

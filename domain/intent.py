@@ -1,14 +1,15 @@
 # intent_ref: domain.intent
 """An intent: a versioned, declarative definition of what should happen. Every version is kept."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Literal, assert_never
 
+from domain.immutable import immutable
 from domain.values import IntentId, Version
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class IntentCreated:
     intent_id: IntentId
     name: str
@@ -18,7 +19,7 @@ class IntentCreated:
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class IntentRevised:
     """A new version. `description` and `labels` are those of the intent from now on."""
 
@@ -30,7 +31,7 @@ class IntentRevised:
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class IntentRolledBack:
     """A new version with the definition of `to_version`."""
 
@@ -41,26 +42,26 @@ class IntentRolledBack:
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class IntentDeprecated:
     intent_id: IntentId
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class IntentActivated:
     intent_id: IntentId
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class IntentArchived:
     intent_id: IntentId
     name: str
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class IntentSchedulePaused:
     """The intent's schedule starts nothing until it is resumed; times that pass meanwhile do not count as missed."""
 
@@ -68,7 +69,7 @@ class IntentSchedulePaused:
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class IntentScheduleResumed:
     """The intent's schedule goes on with the first time after this."""
 
@@ -83,7 +84,7 @@ IntentEvent = (
 IntentStatus = Literal["active", "deprecated", "archived"]
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class IntentVersion:
     """One version of the definition, and the version it was rolled back to, if it was."""
 
@@ -93,7 +94,7 @@ class IntentVersion:
     rolled_back_to: Version | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Intent:
     """An intent as its events left it; `versions` in order, the last one current."""
 

@@ -3,10 +3,10 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from domain.immutable import immutable
 from domain.refusals import Fault
 from domain.security import REFERENCE_HINT, is_clear_text, names_a_secret, secret_in
 
@@ -18,7 +18,7 @@ Place = str | tuple[Any, str | int]
 """Where a value is: a pointer, or (the place of what holds it, its key or index). Rendered only for a fault."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Limits:
     """How much a definition, or any value from outside, may hold. `definition_bytes_max` counts keys and strings as UTF-8."""
 
@@ -170,7 +170,7 @@ class ValueCheck:
             self.security.add(place, f"This looks like {kind}. {REFERENCE_HINT}", "secret")
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class _JudgedKey:
     fault: str | None
     secret: str | None

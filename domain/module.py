@@ -6,10 +6,11 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any, Literal, assert_never
 
+from domain.immutable import immutable
 from domain.values import ActionName, ModuleName
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class RetryPolicy:
     """How often an attempt may be made, and how long to wait between: `initial * backoff^(n-1)` seconds, at most `cap`.
 
@@ -29,7 +30,7 @@ class RetryPolicy:
         return min(self.cap_seconds, self.initial_seconds * self.backoff ** min(attempt - 1, 64))
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Rate:
     """How often an action may be begun in a tenant: `max` at once, and as many again in every `per_seconds`."""
 
@@ -37,7 +38,7 @@ class Rate:
     per_seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Action:
     """What a module can do. Schemas are JSON Schemas; `timeout_seconds` and `retry` hold where a step says nothing.
 
@@ -60,7 +61,7 @@ class Action:
         return self.rate is not None or self.concurrency is not None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Transport:
     """How a module is reached: `http` at `url`, `in-process` as the plug-in named `plugin`, or `pull`: its workers come for work.
 
@@ -73,7 +74,7 @@ class Transport:
     secret: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ModuleRegistered:
     name: ModuleName
     actions: tuple[Action, ...]
@@ -81,7 +82,7 @@ class ModuleRegistered:
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ModuleChanged:
     name: ModuleName
     actions: tuple[Action, ...]
@@ -89,7 +90,7 @@ class ModuleChanged:
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ModuleRemoved:
     name: ModuleName
     at: datetime
@@ -98,7 +99,7 @@ class ModuleRemoved:
 ModuleEvent = ModuleRegistered | ModuleChanged | ModuleRemoved
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Module:
     """A registered module."""
 

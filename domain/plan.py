@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+from domain.immutable import immutable
 from domain.module import RetryPolicy
 from domain.values import ActionName, ModuleName, StepId
 
@@ -13,7 +14,7 @@ OnDue = Literal["complete", "fail", "skip"]
 WorkKind = Literal["action", "workflow", "none"]
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Work:
     """What one module is asked to do. Strings of `parameters` may hold `${{ … }}`.
 
@@ -28,7 +29,7 @@ class Work:
     is_metered: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Gate:
     """What a step waits for before its work: a time, a person, or a signal.
 
@@ -47,7 +48,7 @@ class Gate:
     zone: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ForEach:
     """The step's work once for each of `items` (a list, or a template that gives one), `concurrency` of them at a time."""
 
@@ -55,7 +56,7 @@ class ForEach:
     concurrency: int
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Child:
     """Another intent, executed as this step's work. Without a version, the current one of the time when it starts."""
 
@@ -64,7 +65,7 @@ class Child:
     inputs: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Control:
     """What a step says beyond its action. `join` is how many of its dependencies suffice; None means all.
 
@@ -98,7 +99,7 @@ class Control:
 _PLAIN = Control()
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class PlannedStep:
     """A step as it will be carried out: everything the definition left unsaid is filled in.
 
@@ -124,7 +125,7 @@ class PlannedStep:
         return Work(self.action, self.module, self.parameters, self.timeout_seconds, self.retry, self.flow.is_metered)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Joint:
     """Steps that wait for the same others, so that one count does for all of them. `early` need not wait for every one.
 

@@ -7,7 +7,8 @@ take some milliseconds, the most entangled plan 30.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+
+from domain.immutable import immutable
 
 Pairs = Iterable[tuple[str, Sequence[str]]]
 
@@ -31,7 +32,7 @@ class PlanHasCycle(ValueError):
         self.steps = tuple(steps)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class DrawnStep:
     """A step as it is drawn. `kind` is one of action, wait, approval, signal, workflow, foreach, none."""
 

@@ -1,11 +1,12 @@
 # intent_ref: domain.pull-subscription
 """A tenant's pull subscriptions: which events wait to be fetched, under which terms. How far each has come is not here."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import assert_never
 from uuid import UUID
 
+from domain.immutable import immutable
 from domain.input_rules import text_faults
 from domain.refusals import Fault
 from domain.subscription import Order
@@ -17,7 +18,7 @@ DELIVERIES_MAX = 100
 UNACKNOWLEDGED_MAX = 10_000
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class PullTerms:
     """What is given out and how. The order holds for good: who wants another makes another subscription.
 
@@ -35,7 +36,7 @@ class PullTerms:
     unacknowledged_max: int = 1_000
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class PullStart:
     """It begins behind `position`, and where `time` is said, with what was recorded at that time or later."""
 
@@ -43,7 +44,7 @@ class PullStart:
     time: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class PullSubscriptionCreated:
     """Events wait to be fetched from now on, under these terms; they begin at `start`."""
 
@@ -53,7 +54,7 @@ class PullSubscriptionCreated:
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class PullSubscriptionChanged:
     """`terms` are all that hold from now on, for what is given out; leases that are out end as they would have."""
 
@@ -62,7 +63,7 @@ class PullSubscriptionChanged:
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class PullSubscriptionDeleted:
     """Nothing can be fetched or acknowledged any more."""
 
@@ -73,7 +74,7 @@ class PullSubscriptionDeleted:
 PullSubscriptionEvent = PullSubscriptionCreated | PullSubscriptionChanged | PullSubscriptionDeleted
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class PullSubscription:
     """A pull subscription. `version` grows with every change: what an entity tag says."""
 
@@ -85,7 +86,7 @@ class PullSubscription:
     version: int = 1
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class PullSubscriptions:
     """All pull subscriptions of a tenant, by id, in the order they were made."""
 
@@ -122,7 +123,7 @@ def pull_terms_faults(terms: PullTerms) -> list[Fault]:
     return faults
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ReadLease:
     """Which giving-out of an event is meant; without a `delivery`, whichever there is."""
 
@@ -145,7 +146,7 @@ class ReadLease:
         return str(self.event_id) if self.delivery is None else f"{self.event_id}/{self.delivery}"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Pulled:
     """An event that was given out, as the outside sees it; it is the reader's until `leased_until`."""
 
@@ -155,7 +156,7 @@ class Pulled:
     envelope: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class PullStanding:
     """How a subscription stands: `cursor` is None before the first pull; `waiting` are those to be given out again."""
 
@@ -173,7 +174,7 @@ class PullStanding:
         return self.leased + self.waiting
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class PullDeadLetter:
     """An event that was given out in vain as often as it may be. `is_redriven`: it is to be given out again."""
 

@@ -2,8 +2,9 @@
 """Why a command is refused: one class a reason, a stable code, the facts as attributes. No HTTP here."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
+
+from domain.immutable import immutable
 
 
 class Refusal(Exception):
@@ -12,7 +13,7 @@ class Refusal(Exception):
     code: ClassVar[str] = "refused"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Fault:
     """One thing wrong with an input: where, as an RFC 6901 JSON pointer, and what."""
 

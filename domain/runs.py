@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any, Literal, TypeVar
 
 from domain.execution_terms import StepLimits, WaitingFor
+from domain.immutable import immutable
 from domain.plan import OnDue
 
 StepStatus = Literal[
@@ -15,7 +16,7 @@ ACTIVE: frozenset[StepStatus] = frozenset({"running", "retrying", "waiting"})
 SETTLED: frozenset[StepStatus] = frozenset({"completed", "failed", "skipped", "compensating", "compensated"})
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Waiting:
     """What a run waits for; see `StepWaiting`."""
 

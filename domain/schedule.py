@@ -1,9 +1,10 @@
 # intent_ref: domain.schedule
 """When something is to run again and again, and what becomes of the times that nobody was there for."""
 
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
+
+from domain.immutable import immutable
 
 MissedRuns = Literal["skip", "once", "all"]
 """What becomes of times that have passed: nothing, one run for all of them, or one for each (up to `missed_max`, the newest)."""
@@ -18,7 +19,7 @@ GRACE_SECONDS = 60.0
 """How late a time may be seen and still count as on time."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Schedule:
     """Times by the clock of a place (`cron` in `timezone`), or `every_seconds` since `starts_at` (without it, since 1970).
 
@@ -37,7 +38,7 @@ class Schedule:
     overlap: Overlap = "allow"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Trigger:
     """An event that starts an execution: its type, exactly or as a beginning with `*` behind it, and what must hold of it.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from domain.immutable import immutable
 from domain.json_values import Faults, Place
 from domain.module import RetryPolicy
 from domain.security import quoted
@@ -29,7 +30,7 @@ _CONTROL_KEYS = frozenset(CONTROL_KEYS)
 _WORKFLOW = re.compile(r"(?P<name>[^@]{1,200})(?:@(?P<version>[1-9][0-9]{0,8}))?")
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ActionUse:
     """An action that stands in for, or undoes, the step's own. The place is for faults found later."""
 
@@ -40,7 +41,7 @@ class ActionUse:
     place: Place
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class GateUse:
     """A gate as it is written; durations and times may be templates."""
 
@@ -54,7 +55,7 @@ class GateUse:
     zone: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class WorkflowUse:
     """Another intent by name, of a version or the current one."""
 

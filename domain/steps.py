@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from domain.immutable import immutable
 from domain.json_values import Faults, Place
 from domain.module import Modules, RetryPolicy
 from domain.security import quoted
@@ -19,7 +20,7 @@ _ACTIONS_LOOKED_UP_SINGLY_MAX = 8
 _PLAIN = ControlDraft()
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Step:
     """A step as the definition says it, id and dependencies filled in.
 

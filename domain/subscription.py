@@ -1,10 +1,11 @@
 # intent_ref: domain.subscription
 """A tenant's subscriptions: which events go to which address outside, and whether they go at present."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import Literal, assert_never
 
+from domain.immutable import immutable
 from domain.values import SecretId, SubscriptionId
 
 Order = Literal["per-subject", "parallel"]
@@ -12,7 +13,7 @@ Order = Literal["per-subject", "parallel"]
 SubscriptionStatus = Literal["active", "paused", "disabled"]
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Start:
     """Which events a subscription begins with: those after `position`, those recorded at or after `time`, or, with neither,
     those after the subscription itself."""
@@ -21,7 +22,7 @@ class Start:
     time: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Terms:
     """What is delivered, where to and how. `types` and `subjects` are patterns in which `*` stands for any text.
 
@@ -39,7 +40,7 @@ class Terms:
     headers_id: SecretId | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class SubscriptionCreated:
     """Somebody outside subscribed to the tenant's events."""
 
@@ -50,7 +51,7 @@ class SubscriptionCreated:
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class SubscriptionChanged:
     """A subscription wants other events, or wants them elsewhere; `terms` are all that hold from now on."""
 
@@ -59,7 +60,7 @@ class SubscriptionChanged:
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class SubscriptionSecretRotated:
     """From now on signatures are made with the new secret, and until `former_until` with the former one as well."""
 
@@ -70,19 +71,19 @@ class SubscriptionSecretRotated:
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class SubscriptionPaused:
     subscription_id: SubscriptionId
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class SubscriptionResumed:
     subscription_id: SubscriptionId
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class SubscriptionDisabled:
     """The platform gave up: `reason` is `gone` (the receiver answered 410) or `failing` (nothing got through for days)."""
 
@@ -92,13 +93,13 @@ class SubscriptionDisabled:
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class SubscriptionEnabled:
     subscription_id: SubscriptionId
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class SubscriptionDeleted:
     subscription_id: SubscriptionId
     at: datetime
@@ -110,7 +111,7 @@ SubscriptionEvent = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Subscription:
     """A subscription as its events left it. Secrets are named here, never held."""
 
@@ -129,7 +130,7 @@ class Subscription:
     """Grows with every change: what an entity tag says."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Subscriptions:
     """All subscriptions of a tenant, by id."""
 

@@ -1,35 +1,36 @@
 # intent_ref: domain.tenant
 """A tenant: whose everything else is."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import Literal, assert_never
 
+from domain.immutable import immutable
 from domain.tenant_limits import NO_LIMITS, TenantLimits
 from domain.values import TenantId
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class TenantRegistered:
     tenant_id: TenantId
     name: str
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class TenantSuspended:
     tenant_id: TenantId
     reason: str | None
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class TenantReactivated:
     tenant_id: TenantId
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class TenantLimitsSet:
     """What the tenant may have under way from now on; where a limit is null, the installation's holds."""
 
@@ -42,7 +43,7 @@ TenantEvent = TenantRegistered | TenantSuspended | TenantReactivated | TenantLim
 TenantStatus = Literal["active", "suspended"]
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Tenant:
     """A tenant as its events left it."""
 

@@ -1,9 +1,10 @@
 # intent_ref: domain.tenant-limits
 """How much a tenant may have under way: what a platform-admin has set, and what holds where nothing is set."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import Literal
 
+from domain.immutable import immutable
 from domain.refusals import Fault
 
 COUNT_MAX = 1_000_000
@@ -13,7 +14,7 @@ Holding = Literal["intents", "triggers", "schedules"]
 """What a tenant may have so many of, whatever else is set: intents, those that start upon events, those that start at times."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class TenantLimits:
     """Limits of a tenant; None: nothing is said, so the installation's holds, and where that says nothing, there is no limit.
 

@@ -3,17 +3,17 @@
 
 import base64
 import binascii
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Self
 from uuid import UUID
 
+from domain.immutable import immutable
 from domain.values import ExecutionId, StepId
 
 TOKEN_CHARS_MAX = 255
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Lease:
     """Which attempt somebody has, and under which token: another lease of the same attempt has another one."""
 
@@ -43,7 +43,7 @@ class Lease:
         return lease if lease.written() == text else None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class WorkUnit:
     """One attempt of one step, as the worker gets it that has fetched it.
 
@@ -65,7 +65,7 @@ class WorkUnit:
     traceparent: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class LeaseState:
     """How a lease stands. Where `is_cancelled`, nobody wants the work any more; then there may be no lease left."""
 
@@ -74,7 +74,7 @@ class LeaseState:
     lease_seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class WorkAnswer:
     """What a worker says: `result`, or where it is not None `error` (`code`, `message`, `retryable`, `details`).
 
@@ -88,7 +88,7 @@ class WorkAnswer:
     traceparent: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Settlement:
     """What was recorded of a worker's answer: its result, or `error` where it failed, or its result cannot be taken.
 

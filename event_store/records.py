@@ -14,6 +14,7 @@ from uuid import UUID
 
 import orjson
 
+from domain.immutable import immutable
 from domain.values import StreamId, TenantId
 from event_store import codec
 
@@ -21,7 +22,7 @@ ANY_VERSION = -1
 NO_STREAM = 0
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Metadata:
     """Why an event is there: who asked, in which conversation, caused by which event or command, in which trace."""
 

@@ -3,12 +3,12 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
 import orjson
 
+from domain.immutable import immutable
 from event_store.faults import DATABASE_AWAY
 from event_store.records import StoreUnavailable
 
@@ -28,7 +28,7 @@ _SWEEP: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class KeptAnswer:
     """An answer as it was given. `body`: None where it was too large to be kept."""
 
@@ -37,7 +37,7 @@ class KeptAnswer:
     body: bytes | None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class KnownRequest:
     """The request that has a key. `request_hash` tells a repeat from another one; `answer`: None while it is under way."""
 

@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_type_hints
 
@@ -18,6 +17,7 @@ import orjson
 import structlog
 from pydantic import TypeAdapter
 
+from domain.immutable import immutable
 from domain.values import StreamId, TenantId
 from event_store.faults import DATABASE_FAULTS
 
@@ -32,7 +32,7 @@ SNAPSHOTS_QUEUED_MAX = 256
 log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Loaded(Generic[S]):
     """A stream's state and the version it stands at; no state and 0 where there is no stream."""
 

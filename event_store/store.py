@@ -5,13 +5,13 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Self, TypeVar
 from uuid import UUID
 
 import asyncpg
 
+from domain.immutable import immutable
 from domain.values import StreamId, TenantId
 from event_store.faults import DATABASE_AWAY
 from event_store.group_commit import GroupCommit
@@ -57,7 +57,7 @@ _POLL_SECONDS = 1.0
 _WRITTEN_TENANTS_MAX = 10_000
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class LogPage:
     """Events in log order, and the position the reader has come to (past the last event where filters passed some over)."""
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from math import ceil
 from typing import Final, Literal
 
+from domain.immutable import immutable
 from modules.contract import ModuleError
 
 State = Literal["closed", "open", "half-open"]
@@ -23,7 +24,7 @@ _SLOTS: Final = 10
 _OF_THE_ENDPOINT: Final = frozenset({"unreachable", "timeout"})
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Thresholds:
     """When a breaker opens and how long it stays so; times in seconds."""
 
@@ -33,6 +34,9 @@ class Thresholds:
     open_seconds: float = 5.0
     open_seconds_max: float = 300.0
     breakers_max: int = 10_000
+
+
+_THRESHOLDS = Thresholds()
 
 
 @dataclass(slots=True)
@@ -50,7 +54,7 @@ class _Breaker:
     failures: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Circuit:
     """How a breaker stands: in its state for `seconds`, after `failures` (those of the window in which it opened, and each probe
     since); while it is open, the endpoint is asked again in `probe_in_seconds`."""
@@ -66,7 +70,7 @@ class Circuit:
 class Breakers:
     """All breakers of this process, the least recently used out first. `clock` gives seconds and never goes back."""
 
-    def __init__(self, thresholds: Thresholds = Thresholds(), clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, thresholds: Thresholds = _THRESHOLDS, clock: Callable[[], float] = time.monotonic) -> None:
         self._thresholds, self._clock = thresholds, clock
         self._breakers: OrderedDict[Key, _Breaker] = OrderedDict()
         self._changed: dict[Key, None] = {}

@@ -10,11 +10,11 @@ import hashlib
 import hmac
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from domain.callbacks import CallbackClaims
+from domain.immutable import immutable
 from domain.refusals import CallbackExpired, CallbackTokenInvalid
 from domain.values import ExecutionId, StepId, TenantId
 
@@ -29,7 +29,7 @@ _ESCAPED: Final = re.compile(r"!([0-9A-F]{2})")
 _EXPIRY_MAX: Final = 0xFFFF_FFFF
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Offer:
     """What goes with a request, so that it may be answered later."""
 
@@ -37,7 +37,7 @@ class Offer:
     token: str
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Settled:
     """What came by callback, as it is recorded: a result, or an error with `code` and `message`.
 

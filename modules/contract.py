@@ -6,14 +6,15 @@ A module may be asked the same thing twice (the platform can die between a call 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from typing import Any, Protocol
 
+from domain.immutable import immutable
 from domain.module import Module
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Invocation:
     """One attempt of one step. `deadline` is when the platform stops waiting; `parameters` are the step's own keys.
 
@@ -51,7 +52,7 @@ class ModuleError(Exception):
         self.details: dict[str, Any] = dict(details or {})
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Deferred:
     """Instead of a result: the module has taken the work on and will say by callback what came of it."""
 
@@ -71,7 +72,7 @@ class InProcessModule(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class BrokenPlugin:
     """A plug-in that could not be loaded, and why, as a sentence."""
 
@@ -79,7 +80,7 @@ class BrokenPlugin:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Plugins:
     """The plug-ins found, by name, and those that are broken."""
 

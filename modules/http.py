@@ -8,7 +8,6 @@ look-up, it follows no redirects, reads no proxy from the environment and unpack
 import asyncio
 import ssl
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,6 +15,7 @@ from urllib.parse import urlsplit
 import httpcore
 import orjson
 
+from domain.immutable import immutable
 from domain.module import Action, Module, Transport
 from domain.values import ActionName, ModuleName
 from modules.addresses import AddressForbidden, CheckedNetwork
@@ -47,7 +47,7 @@ _REQUEST_SCHEMA: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Answer:
     """What came back, within the bounds of its `HttpModules`."""
 

@@ -1,11 +1,11 @@
 # intent_ref: projections.checkpoints
 """How far a projection has come: read, moved, and measured against the log."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
 
+from domain.immutable import immutable
 from event_store.faults import DATABASE_AWAY
 from event_store.records import StoreUnavailable
 from event_store.store import EventStore
@@ -48,7 +48,7 @@ class NotPrepared(Exception):
         self.name = name
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Checkpoint:
     """All events up to `position` are in the tables. `generation` grows when somebody else changed something."""
 
@@ -57,7 +57,7 @@ class Checkpoint:
     shape: str
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Lag:
     """How far a projection is behind: positions of the log, and the age in seconds of the first event it has not seen."""
 

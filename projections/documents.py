@@ -3,9 +3,9 @@
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
+from domain.immutable import immutable
 from projections.pages import storable
 
 BATCH_MAX = 256
@@ -13,7 +13,7 @@ QUEUE_MAX = 20_000
 ID_CHARACTERS_MAX = 200
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Document:
     """A row's ready answer, its version for the ETag, and the position of the last event in it."""
 

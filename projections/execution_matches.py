@@ -1,9 +1,9 @@
 # intent_ref: projections.execution-matches
 """Which executions fit the filters of their list, without their documents: for those who do something about each of them."""
 
-from dataclasses import dataclass
 from typing import Any, Final
 
+from domain.immutable import immutable
 from domain.values import TenantId
 from projections.pages import Listing, bounded, storable
 
@@ -46,7 +46,7 @@ FILTERS: Final = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Match:
     """An execution that fits, as the read model has it."""
 
@@ -55,7 +55,7 @@ class Match:
     status: str
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Matches:
     """Some that fit, newest first, and the cursor of those after them where there are more."""
 

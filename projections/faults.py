@@ -5,13 +5,13 @@ The others go on. Once the cause is mended, `retry_faults` applies what was set 
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import structlog
 
+from domain.immutable import immutable
 from event_store.records import RecordedEvent
 from event_store.store import EventStore
 from projections.checkpoints import blames_an_event, connect
@@ -43,7 +43,7 @@ SELECT event.position, event.recorded_at, event.event_id, event.command_id, even
 """
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ProjectionFault:
     """An event that was set aside. Without an `error` it waits behind an earlier one of its stream."""
 
@@ -58,7 +58,7 @@ class ProjectionFault:
     failed_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Retried:
     """What a retry came to: events applied, and events that are set aside still."""
 

@@ -3,8 +3,8 @@
 
 import asyncio
 import contextlib
-from dataclasses import dataclass
 
+from domain.immutable import immutable
 from event_store import codec
 from event_store.records import RecordedEvent
 from event_store.store import EventStore
@@ -18,7 +18,7 @@ _WINDOW_MAX = 1 << 18
 """Positions one query may walk over: where a projection's events are rare, a page is bounded in work, not only in events."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Page:
     """Events in log order, where the reader has come to, and how far the log was complete when it was read."""
 

@@ -9,10 +9,11 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
+
+from domain.immutable import immutable
 
 LIMIT_MAX = 200
 FIRST = (1 << 62) - 1
@@ -28,7 +29,7 @@ class InvalidCursor(ValueError):
         super().__init__(self.__doc__)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Page:
     """Documents as JSON bytes, and the cursor of the next page where there is one."""
 
@@ -36,7 +37,7 @@ class Page:
     next_cursor: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Listing:
     """One list with its filters: what a cursor is bound to."""
 

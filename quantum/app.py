@@ -4,7 +4,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from importlib.metadata import version
 
 import httpx
@@ -43,6 +42,7 @@ from access.tenant_directory import TenantDirectory
 from access.tokens import TokenVerifier, TrustedIssuer
 from commands.handle import Shell
 from domain.definition import Limits, Rules
+from domain.immutable import immutable
 from event_store.codec import TOPICS, UPCASTERS
 from event_store.store import EventStore
 from modules.catalogue import Caller, builtin, in_process
@@ -91,7 +91,7 @@ Workers = Callable[[str, Callable[[], Awaitable[None]]], None]
 log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Platform:
     """What runs in this process. `app` is the HTTP application of its role."""
 

@@ -7,7 +7,6 @@ import binascii
 import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -20,6 +19,7 @@ from access.gate import Gate
 from access.http.problems import unavailable
 from access.http.request_keys import KeyedAnswers
 from commands.handle import Shell
+from domain.immutable import immutable
 from domain.values import TenantId
 from event_store.records import ArtifactsUnavailable
 from modules.artifacts.files import FileArtifacts
@@ -45,7 +45,7 @@ SWEEP_SECONDS = 3_600.0
 log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class CallParts:
     """What a process needs to call modules, and to hear from them later."""
 

@@ -4,12 +4,12 @@
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from domain.immutable import immutable
 from quantum.settings import load_settings
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class PlatformError(Exception):
     """The platform cannot be reached, or has refused; the sentence says which, and how to go on."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Reach:
     """Where the platform is, and who speaks."""
 

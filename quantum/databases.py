@@ -4,10 +4,10 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 import asyncpg
 
+from domain.immutable import immutable
 from event_store.faults import DATABASE_FAULTS
 from event_store.migrate import pending
 from event_store.store import EventStore
@@ -19,7 +19,7 @@ class DatabaseNotReady(Exception):
     """The database cannot be used as it is; the sentence says what to do."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Databases:
     """One database, by the logins of the roles. `direct_dsn` goes past a pooler, for LISTEN and session locks."""
 

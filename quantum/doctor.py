@@ -7,13 +7,13 @@ import shutil
 import socket
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import asyncpg
 import httpx
 
+from domain.immutable import immutable
 from event_store.store import EventStore
 from modules.plugins import load_plugins
 from projections.catalogue import READ_MODELS
@@ -29,7 +29,7 @@ _ANSWER_SECONDS_MAX = 5.0
 _COLLECTOR_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Finding:
     """One thing that was looked at; `mend` says what to do where it is not `ok`."""
 

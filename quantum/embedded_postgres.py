@@ -14,7 +14,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
@@ -22,6 +21,7 @@ import asyncpg
 import psutil
 import structlog
 
+from domain.immutable import immutable
 from quantum.schema import upgrade
 from quantum.server_account import ServerAccount, ServerAccountError, server_account
 
@@ -72,7 +72,7 @@ class DataDirectoryInUse(EmbeddedPostgresError):
         self.data_dir, self.pid = data_dir, pid
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class DatabaseUrls:
     """How the platform logs in: `owner_dsn` for migrations alone, `app_dsn` for the APIs, `platform_dsn` for what runs behind."""
 
@@ -81,7 +81,7 @@ class DatabaseUrls:
     platform_dsn: str
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class _Postmaster:
     pid: int
     socket_directory: Path

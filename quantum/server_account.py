@@ -12,8 +12,9 @@ import shutil
 import stat
 import struct
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
+
+from domain.immutable import immutable
 
 _NAME = "pgserver"
 _ACL = "system.posix_acl_access"
@@ -26,7 +27,7 @@ class ServerAccountError(Exception):
     """There is no user the embedded PostgreSQL could run as."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ServerAccount:
     """A user that can run the server, and what it takes for that user to reach files of ours."""
 

@@ -22,6 +22,7 @@ from access.http.queries import Parameter, number, parse, text
 from access.http.routing import GuardedRoutes
 from access.principal import Access
 from access.roles import EVENTS_READ
+from domain.immutable import immutable
 from domain.values import TenantId
 from event_store.disclosure import disclosed
 from event_store.records import RecordedEvent
@@ -49,7 +50,7 @@ _LAST_EVENT: Final = "Last-Event-ID"
 _STREAM_WANTED: Final = re.compile(r"(?:^|,)\s*text/event-stream\b", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Outside:
     """How events look outside: the bytes of one, the name of a topic's type, a subject's stream, and the topics there are."""
 
@@ -166,7 +167,7 @@ class _Page:
     has_more: bool
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class _Reading:
     """Reads one request's pages."""
 

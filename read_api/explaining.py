@@ -2,13 +2,13 @@
 """Why an execution has not come further, as sentences: from its state, and from what is to be done for it. Pure."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, assert_never
 
 from domain.documents import timestamp
 from domain.execution import ENDED, Execution
+from domain.immutable import immutable
 from domain.plan import PlannedStep, Work, is_undoing, item_run, undoing_run
 from domain.runs import SETTLED, StepRun, Waiting
 from domain.values import StepId
@@ -19,7 +19,7 @@ AHEAD_MAX = 10_000
 _ON_DUE = {"complete": "goes on without", "fail": "fails", "skip": "is skipped"}
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Due:
     """A row of quantum.saga_dispatches as its tenant sees it: see `quantum.explain_execution` (migration 0049)."""
 
@@ -42,7 +42,7 @@ class Due:
     was_silent: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Met:
     """A limit that an execution meets: see `quantum.explain_limits` (migration 0019)."""
 
@@ -99,7 +99,7 @@ def _place_in_line(state: Execution, limits: Sequence[Met]) -> str:
     return f" {turn.taken or 0:,} of {turn.most:,} are under way, and {turn.ahead or 0:,} come before it."
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class _Rows:
     """Calls by run and attempt, children that have to be started by run, and what limits calls."""
 

@@ -2,10 +2,11 @@
 """A tenant's feed from any point of its history: pages of events that pass a filter, read under the tenant's own security."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from domain.immutable import immutable
 from domain.values import TenantId
 from event_store.faults import DATABASE_AWAY
 from event_store.records import RecordedEvent, StoreUnavailable
@@ -26,7 +27,7 @@ Envelope = Callable[[RecordedEvent], bytes]
 """An event as the outside sees it, in JSON."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Filter:
     """Which of a tenant's events are wanted; all that is said must hold. `since` is included, `until` is not."""
 
@@ -50,7 +51,7 @@ class Filter:
         return replace(self, since=None) if is_past else self
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class FeedPage:
     """Events in order, the position the reader has come to, and whether that is the end for now.
 

@@ -4,7 +4,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any, Final
 
 from starlette.requests import Request
@@ -13,6 +12,7 @@ from starlette.responses import Response
 from access.http.headers import min_position
 from access.http.operations import Answer
 from access.http.problems import Problem, unavailable
+from domain.immutable import immutable
 from event_store.records import StoreUnavailable
 from projections.checkpoints import is_database_fault
 from projections.documents import DocumentReader, TooManyReads
@@ -25,7 +25,7 @@ MIN_POSITION: Final = ("Quantum-Min-Position",)
 LINK: Final = ("Link",)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ReadSide:
     """What the read routes are made of. `platform_pool` sees every tenant and is used for the list of tenants alone."""
 

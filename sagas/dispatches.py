@@ -7,11 +7,11 @@ already (its worker died before deleting it) is never handed out again.
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
+from domain.immutable import immutable
 from domain.tenant_limits import NO_LIMITS, TenantLimits
 from sagas.clock import Clock
 
@@ -115,7 +115,7 @@ FIRST = 0
 """The priority of what costs nearly nothing: timers and children never wait behind calls."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Dispatch:
     """Something to be done at `due_at` for a run of an execution, and where it comes from.
 
@@ -152,7 +152,7 @@ class Dispatch:
         return (self.tenant_id, self.execution_id, self.step, self.attempt)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Offer:
     """A call that the module's workers fetch: under which action, for how long once fetched, and how long they may be silent."""
 
@@ -162,7 +162,7 @@ class Offer:
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Later:
     """A call that is not over: its row stays asleep as `kind`, and at `due_at` it has taken too long."""
 

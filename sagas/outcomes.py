@@ -7,13 +7,13 @@ So one is recorded at a time; what comes in the meantime waits and then goes tog
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import structlog
 
 from commands.execution import CompleteStep, FailStep, RecordOutcomes
 from commands.handle import Envelope, Outcome, Shell, handle
 from domain.execution import Execution
+from domain.immutable import immutable
 from domain.refusals import ExecutionHasEnded, NotFound, StepNotRunning
 from domain.values import TenantId
 from event_store.records import StoreUnavailable, StreamBusy
@@ -27,7 +27,7 @@ _BACK_OFF_SECONDS_MAX = 2.0
 log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Answered:
     """An answer on its way into the log. `recorded` tells whether it was news: None where it came too late."""
 

@@ -2,7 +2,7 @@
 """What the execution saga does about an event: a pure function from the event to reactions."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 from uuid import UUID
@@ -24,6 +24,7 @@ from domain.execution_events import (
     StepWaiting,
 )
 from domain.execution_terms import Parent, StepLimits
+from domain.immutable import immutable
 from event_store import codec
 from event_store.ids import derived_id
 from sagas.dispatches import FIRST, Dispatch, Kind
@@ -38,7 +39,7 @@ _NAMESPACE = UUID("7c1e1d2e-92f3-5f0e-8a44-5d7c0b1f3a61")
 _NO_LIMITS = StepLimits()
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Cause:
     """Which event is reacted to, and in which conversation and trace."""
 
@@ -48,7 +49,7 @@ class Cause:
     traceparent: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Drop:
     """Nothing more is done for this run, or for any run where None; calls under way are given up.
 

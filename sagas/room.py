@@ -3,14 +3,14 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 
+from domain.immutable import immutable
 from domain.tenant_limits import NO_LIMITS, TenantLimits
 from sagas.dispatches import Dispatch
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Limits:
     """How many calls run at once in this process, how many of one tenant, and how long they may go on after the stop.
 

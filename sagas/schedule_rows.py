@@ -3,12 +3,13 @@
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 import orjson
 
+from domain.immutable import immutable
 from domain.intent import (
     IntentActivated,
     IntentArchived,
@@ -94,7 +95,7 @@ UPDATE quantum.saga_schedules SET look_at = $4 WHERE tenant_id = $1 AND intent_i
 _NEXT = "SELECT min(look_at) FROM quantum.saga_schedules WHERE look_at IS NOT NULL"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Change:
     """What an event says of an intent's schedule; None where it says nothing of that. `schedule` is JSON, None for none.
 
@@ -112,7 +113,7 @@ class Change:
     is_archived: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Row:
     """A schedule that somebody has to look at. `schedule` and `last_error` are JSON.
 
@@ -137,7 +138,7 @@ class Row:
         return f"{self.tenant_id}\n{self.intent_id}"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Settled:
     """What came of a look: what was dealt with, when to look again, and what became of the runs. What says why is JSON.
 

@@ -17,6 +17,7 @@ import orjson
 
 from commands.expressions import ExpressionFailed
 from commands.triggers import read_trigger, trigger_faults
+from domain.immutable import immutable
 from domain.intent import IntentArchived, IntentCreated, IntentRevised, IntentRolledBack
 from domain.refusals import Refusal
 from domain.schedule import Trigger
@@ -66,7 +67,7 @@ UPDATE quantum.saga_triggers AS kept
 _SAVE = "UPDATE quantum.saga_trigger_log SET position = $1 WHERE position < $1"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Row:
     """An intent's trigger. `inputs` are templates. Events up to `since_position` do not fire it."""
 
@@ -78,7 +79,7 @@ class Row:
     since_position: int
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Change:
     """What an event says of an intent's trigger; `trigger` is JSON, None for none, and counts where `intent_version` is given."""
 

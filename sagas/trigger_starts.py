@@ -6,10 +6,11 @@ What an event said is in the log, at its position; a row says which intent it wa
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
+
+from domain.immutable import immutable
 
 TRIES_MAX = 20
 """How often a start is tried that a limit refuses: over an hour or so."""
@@ -55,7 +56,7 @@ Key = tuple[str, str, UUID]
 """(tenant, intent, event)"""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Refused:
     """A start that was refused at a time, for what `error` (JSON) says; `again_at` is None where it is a dead letter."""
 
@@ -73,7 +74,7 @@ class Refused:
         return (self.tenant_id, self.intent_id, self.event_id)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Owed:
     """A start to be tried again, after so many tries."""
 

@@ -26,6 +26,7 @@ from commands.start_inputs import start_inputs
 from commands.triggers import is_of_type, matches
 from domain import execution
 from domain.custom_event import CustomEventEmitted
+from domain.immutable import immutable
 from domain.refusals import LimitReached, Refusal, TriggeredTooDeep
 from domain.values import ExecutionId, IntentId, TenantId, custom_events_stream, execution_stream
 from event_store import codec
@@ -71,7 +72,7 @@ class Statistics:
     dropped: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class _Origin:
     """The execution behind an event, where there is one: of which intent, and how deep in a chain."""
 

@@ -3,10 +3,10 @@
 
 import asyncio
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from domain.immutable import immutable
 from domain.values import ExecutionId, StepId, TenantId
 from domain.work import Lease
 from event_store.faults import DATABASE_AWAY
@@ -24,7 +24,7 @@ _RELEASE = "SELECT quantum.release_work($1, $2, $3, $4, $5)"
 _DROP = "SELECT quantum.drop_work($1, $2, $3, $4, $5)"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Leased:
     """A dispatch that somebody has until `until`. `claims` counts how often it was taken, by sagas and workers; `was_silent`:
     whoever had it before let the lease end.

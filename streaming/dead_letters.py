@@ -5,11 +5,11 @@ What such a message said is not copied: it is in the log, at its position.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from domain.immutable import immutable
 from event_store.store import EventStore
 from streaming.transport import Message
 
@@ -63,7 +63,7 @@ class NoDeadLetter(LookupError):
         self.group, self.position = group, position
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class DeadLetter:
     """A message that was passed over. `attempts` counts the failures in which it had a part."""
 

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import asyncpg
 import structlog
 
+from domain.immutable import immutable
 from event_store.faults import DATABASE_FAULTS
 from event_store.records import StoreUnavailable
 from streaming.dead_letters import DeadLetter, DeadLetters
@@ -47,7 +48,7 @@ class Statistics:
     observe_delivery: Callable[[str, int, datetime], None] = field(default=lambda group, messages, recorded_at: None)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class DeliveryLimits:
     """How patient a delivery is. With the defaults a batch is tried for some 11 seconds before its messages are one by one."""
 

@@ -7,12 +7,13 @@ happened. So nothing of it is awaited directly: what does not end is cancelled a
 
 import asyncio
 from collections.abc import Coroutine
-from dataclasses import dataclass
 from typing import Any, TypedDict, TypeVar
 
 import structlog
 from azure.eventhub import parse_connection_string
 from azure.eventhub.aio import EventHubConsumerClient, EventHubProducerClient
+
+from domain.immutable import immutable
 
 T = TypeVar("T")
 ANSWER_SECONDS_MAX = 20.0
@@ -42,7 +43,7 @@ class _Retries(TypedDict):
 _RETRIES: _Retries = {"retry_total": 2, "retry_backoff_factor": 0.2, "retry_backoff_max": 2.0}
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class EventHub:
     """Where an event hub is, and how to prove who we are there.
 

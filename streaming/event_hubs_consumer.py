@@ -3,12 +3,12 @@
 
 import asyncio
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import structlog
 from azure.eventhub import EventData
 
+from domain.immutable import immutable
 from event_store.records import StoreUnavailable
 from event_store.store import EventStore
 from streaming.cloud_events import DataElsewhere, NotAnEvent
@@ -27,7 +27,7 @@ _STORE_AWAY_SECONDS = 0.5
 log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Reading:
     """What a consumer was asked for. `starts`: where partitions without a checkpoint begin, if not with their first event."""
 
@@ -40,7 +40,7 @@ class Reading:
     statistics: Statistics
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class _Partition:
     reader: PartitionReader
     delivery: Delivery

@@ -6,9 +6,9 @@ checkpoint is past that place, it has. Where the checkpoints lie (in the log's d
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
+from domain.immutable import immutable
 from streaming.transport import partition_of
 
 Place = tuple[str, int]
@@ -31,7 +31,7 @@ Ask = Callable[[str], Awaitable[Progress]]
 """The progress of a group now. Raises `TransportAway`, or what the database raises (`DATABASE_FAULTS`)."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class LogProgress:
     """Of those who read the log itself: (partitions, partition, checkpoint), also of numbers of partitions there were before.
 
@@ -50,7 +50,7 @@ class LogProgress:
         return any(checkpoint >= position for count, number, checkpoint in self.checkpoints if partition_of(key, count) == number)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class BrokerProgress:
     """Of those who read from a broker: how many messages the group is done with in each partition, and how many there are."""
 
@@ -69,7 +69,7 @@ class BrokerProgress:
         return self.done.get(part, 0) >= min(end, self.ends.get(part, 0))  # a stream that was lost and begun anew is shorter
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ClassedProgress:
     """Of several streams, of which each key is on one."""
 

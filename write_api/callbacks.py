@@ -3,7 +3,6 @@
 
 import hashlib
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 from uuid import UUID
 
@@ -25,6 +24,7 @@ from commands.handle import Envelope, IdempotencyKeyReused, Shell, actions_of, h
 from domain import execution
 from domain.callbacks import CallbackClaims
 from domain.execution import Execution
+from domain.immutable import immutable
 from domain.module import Module
 from domain.refusals import CallbackAnswered, CallbackTokenInvalid, Fault, StepNotRunning
 from domain.values import execution_stream
@@ -99,7 +99,7 @@ class Settle(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class CallbackParts:
     """What the routes need from rooms they may not know.
 

@@ -3,7 +3,6 @@
 
 import hashlib
 import re
-from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
@@ -12,6 +11,7 @@ from starlette.requests import Request
 
 from access.http.problems import Problem
 from access.principal import Principal
+from domain.immutable import immutable
 from event_store.ids import derived_id, uuid7
 from event_store.tokens import InvalidToken, decode_token, encode_token
 
@@ -26,7 +26,7 @@ _TRACEPARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{
 _TAGS_MAX: Final = 64
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class CommandIdentity:
     """Which command a request is. With an `Idempotency-Key` both ids repeat with it; without, the command is new each time."""
 

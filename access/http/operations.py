@@ -3,7 +3,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, Final
 
 from pydantic import BaseModel
@@ -13,6 +13,7 @@ from access.http.headers import IDEMPOTENCY_KEY, REPLAYED
 from access.http.queries import Parameter
 from access.http.request_keys import ANSWERS_KEPT, KeptAnswers, KeyUse
 from access.roles import Permission
+from domain.immutable import immutable
 
 _PATH_PARAMETER: Final = re.compile(r"\{([a-z_]+)\}")
 _STRING: Final = {"type": "string"}
@@ -68,7 +69,7 @@ _REFUSAL_HEADERS: Final = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Answer:
     """An answer that is no error; `headers` always come with it, `at_times` now and then."""
 
@@ -83,7 +84,7 @@ class Answer:
     """Other media types, of text."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Operation:
     """A route: what it asks of its caller, what it takes and what it may answer."""
 

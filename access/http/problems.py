@@ -2,7 +2,6 @@
 """Every error the outside can see, as an RFC 9457 problem document: one table, one function that writes it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -11,6 +10,7 @@ from opentelemetry import trace
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
+from domain.immutable import immutable
 from domain.refusals import Fault, Invalid, LimitReached, Refusal
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -19,7 +19,7 @@ FAULTS_SHOWN_MAX: Final = 1000
 BEARER: Final = 'Bearer realm="quantum"'
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Kind:
     """A row of the table: the status and the title that all problems of one code share."""
 

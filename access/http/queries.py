@@ -2,7 +2,6 @@
 """Query strings and cursor pages: every parameter is declared, what is not is refused by name."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -12,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from access.http.problems import Problem
+from domain.immutable import immutable
 from domain.refusals import Fault
 
 LIMIT_MAX: Final = 200
@@ -19,7 +19,7 @@ LIMIT_DEFAULT: Final = 50
 _TEXT_MAX: Final = 500
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Parameter:
     """A query parameter: its JSON Schema for the documentation, and how its text is read (`ValueError` tells what is wrong)."""
 

@@ -9,7 +9,6 @@ it is carried out, so that of two at the same moment one acts, and the other wai
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
@@ -18,6 +17,7 @@ from starlette.responses import Response
 
 from access.http.headers import IDEMPOTENCY_KEY, REPLAYED, CommandIdentity
 from access.http.problems import Problem, unavailable
+from domain.immutable import immutable
 from event_store.ids import uuid7
 from event_store.records import StoreUnavailable
 from event_store.request_keys import KEPT_SECONDS, QUERY_SECONDS_MAX, KeptAnswer, KnownRequest, RequestKeys
@@ -58,14 +58,14 @@ def always(body: bytes) -> bool:
     return True
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class KeptAnswers:
     """How a route stands to keys: its answers are kept. `seconds_max`: what it may take, beyond which it is stopped."""
 
     seconds_max: float = SECONDS_MAX
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class CommandsInLog:
     """How a route stands to keys: it gives one command to the shell. `may_change_nothing` says of a body whether that may store
     no event; only then something is looked up before the command is given.
@@ -74,7 +74,7 @@ class CommandsInLog:
     may_change_nothing: Callable[[bytes], bool] = never
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class OwnKeys:
     """How a route stands to keys: it keeps the promise itself."""
 

@@ -2,7 +2,6 @@
 """What can be told about expressions before anything runs: when a definition is created, planned or revised."""
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
@@ -16,6 +15,7 @@ from commands.expressions.faults import (
 from commands.expressions.references import Reference, type_of
 from commands.expressions.templates import OPENING, Expression, parts_of, read_expression, texts_of
 from commands.expressions.values import Run, plain
+from domain.immutable import immutable
 from domain.json_values import Place, pointer
 from domain.refusals import Fault
 
@@ -31,7 +31,7 @@ _NO_BOOLEAN = {"number": "a number", "text": "a text", "list": "a list", "object
 _OPEN_SCHEMA = frozenset({"$ref", "allOf", "anyOf", "oneOf", "if", "patternProperties", "$dynamicRef", "dependentSchemas"})
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Surroundings:
     """What an expression may refer to. `ancestors` are the steps that have ended by then; None where no order is known."""
 

@@ -5,10 +5,10 @@ Left out, since JSON has nothing to show for them: literals of bytes and unsigne
 """
 
 import re
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from commands.expressions.faults import TOKENS_MAX, SyntaxFault
+from domain.immutable import immutable
 
 Kind = Literal["name", "value", "mark", "end"]
 INTEGER_MIN, INTEGER_MAX = -(2**63), 2**63 - 1
@@ -31,7 +31,7 @@ _ESCAPED = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v
 _OPENING, _CLOSING = "([{", ")]}"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Token:
     """A token; `at` is its first character, `text` as it is written, `value` what a literal stands for."""
 

@@ -1,7 +1,6 @@
 # intent_ref: commands.expressions
 """What an expression refers to, found in its tree: the names, the steps, the inputs, and the rules for each."""
 
-from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Literal
 
@@ -23,6 +22,7 @@ from commands.expressions.syntax import (
     Unary,
     children,
 )  # fmt: skip
+from domain.immutable import immutable
 
 VARIABLES = frozenset({"inputs", "steps", "execution", "tenant", "item", "index", "event", "schedule"})
 Type = Literal["boolean", "number", "text", "list", "object", "null", "time"]
@@ -35,7 +35,7 @@ _RESULTS: dict[str, Type] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Reference:
     """A variable of the outside and the fields asked of it, as far as they are fixed; `is_asked` for the last one in `has(…)`."""
 

@@ -5,11 +5,11 @@ Every node knows how deep the tree below it is, so that neither reading nor eval
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from commands.expressions.faults import DEPTH_MAX, NESTING_MAX, SyntaxFault
 from commands.expressions.lexer import INTEGER_MAX, Token
+from domain.immutable import immutable
 
 MACROS = {"all": (2,), "exists": (2,), "exists_one": (2,), "map": (2, 3), "filter": (2,)}
 """Loops over a list or an object's keys: `list.map(x, …)`; how many arguments each takes."""
@@ -23,7 +23,7 @@ _BINARY: dict[str, int] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Node:
     """A part of an expression; `at` is its place in the text, `depth` the longest way down, `size` how many parts it has."""
 
@@ -32,41 +32,41 @@ class Node:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Constant(Node):
     value: Any
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Name(Node):
     name: str
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Select(Node):
     operand: Node
     field: str
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Has(Node):
     operand: Node
     field: str
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Index(Node):
     operand: Node
     key: Node
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Call(Node):
     function: str
     arguments: tuple[Node, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Loop(Node):
     kind: str
     over: Node
@@ -74,32 +74,32 @@ class Loop(Node):
     arguments: tuple[Node, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Unary(Node):
     operator: Literal["-", "!"]
     operand: Node
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Binary(Node):
     operator: str
     left: Node
     right: Node
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Choice(Node):
     condition: Node
     then: Node
     otherwise: Node
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ListOf(Node):
     items: tuple[Node, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class MapOf(Node):
     items: tuple[tuple[Node, Node], ...]
 

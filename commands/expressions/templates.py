@@ -7,7 +7,6 @@ evaluated.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -27,6 +26,7 @@ from commands.expressions.lexer import Token, tokens_of
 from commands.expressions.references import VARIABLES, Reference, references_of
 from commands.expressions.syntax import Node, tree_of
 from commands.expressions.values import VALUE_DEPTH_MAX, Run, as_text, kind_of, plain, size_fault
+from domain.immutable import immutable
 from domain.json_values import Place, pointer
 
 OPENING = "${{"
@@ -37,7 +37,7 @@ _OPENING = b"${{"
 """Values with a longer text are compiled each time: what is kept stays small whatever is asked."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Expression:
     """One expression: its tree, what it refers to, and the function that evaluates it."""
 
@@ -51,7 +51,7 @@ Parts = tuple[str | Expression, ...]
 """A text with expressions in it, in order."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class CompiledValue:
     """A value whose expressions are ready. `references` are the steps it reads, `input_names` the inputs it names."""
 

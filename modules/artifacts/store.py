@@ -7,10 +7,10 @@ refreshes its age.
 
 import hashlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Protocol
 
+from domain.immutable import immutable
 from domain.values import is_tenant_id
 from modules.contract import ModuleError
 
@@ -19,7 +19,7 @@ _ID_CHARS: Final = 64
 _CONTENT_TYPE_CHARS_MAX: Final = 100
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Artifact:
     """What is known of stored bytes; `size` in bytes, `sha256` in hexadecimal digits."""
 
@@ -29,7 +29,7 @@ class Artifact:
     content_type: str = JSON
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ArtifactLimits:
     """What a tenant may store, in bytes: one artifact, and all of them together."""
 
@@ -40,7 +40,7 @@ class ArtifactLimits:
 UNLESS_SAID: Final = ArtifactLimits()
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Opened:
     """An artifact and its bytes in pieces. Reading fails with `ModuleError` `artifact-corrupt` before the end of wrong bytes."""
 

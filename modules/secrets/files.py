@@ -12,11 +12,11 @@ import fcntl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from domain.immutable import immutable
 from domain.values import is_tenant_id
 from modules.key_files import KeyUnusable, private_folder, sync_folder, write_whole
 from modules.secrets.keyring import BoxDamaged, Keyring, UnknownKey
@@ -34,7 +34,7 @@ class SecretNotStorable(ValueError):
     """A secret that cannot be stored: its name, value or tenant breaks a rule, which the message says."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class StoredSecret:
     """What may be told of a stored secret."""
 
@@ -42,7 +42,7 @@ class StoredSecret:
     changed_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Rotated:
     """How many secrets are now under the first key, and which files (`tenant/name`) could not be opened and stay as they are."""
 

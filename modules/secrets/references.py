@@ -6,9 +6,9 @@ Names are lower-case letters, digits and inner `.`, `-`, `_`; they are read with
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, Final
 
+from domain.immutable import immutable
 from modules.contract import ModuleError
 
 SCHEME: Final = "secret://"
@@ -22,7 +22,7 @@ _INNER_PATH: Final = re.compile(rf"{_PATH}\s*", re.ASCII)
 _IS_NAME: Final = re.compile(_NAME, re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Reference:
     """Which secret is meant; without a `provider`, the first that has it."""
 

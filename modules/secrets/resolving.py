@@ -5,12 +5,13 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final, Protocol
 from weakref import WeakValueDictionary
 
 import structlog
 
+from domain.immutable import immutable
 from modules.contract import ModuleError
 from modules.secrets.redaction import CHARS_MIN, NOTHING, Redaction
 from modules.secrets.references import SCHEME, Reference, parse_reference, references_in, replaced
@@ -44,7 +45,7 @@ class SecretProvider(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Resolved:
     """Parameters with values in them, to be sent and forgotten, and what must be kept out of everything that comes back."""
 

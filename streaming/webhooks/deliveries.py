@@ -9,6 +9,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Final, Literal
 from uuid import UUID
 
+from domain.immutable import immutable
 from event_store.records import RecordedEvent
 
 Status = Literal["new", "retrying", "waiting", "delivered", "failed"]
@@ -22,7 +23,7 @@ RETRY_AFTER_SECONDS_MAX: Final = 86_400.0
 _GONE: Final = 410
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Attempt:
     """What came of one request. `error` says in words why there was no sound answer; `response` is the beginning of its body."""
 

@@ -18,6 +18,7 @@ from typing import Final
 
 import structlog
 
+from domain.immutable import immutable
 from event_store.faults import DATABASE_FAULTS
 from event_store.records import RecordedEvent, StoreUnavailable
 from event_store.store import EventStore
@@ -44,7 +45,7 @@ log = structlog.get_logger(__name__)
 Clock = Callable[[], datetime]
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Limits:
     """How much one process does at a time, and how long things are kept."""
 
@@ -53,6 +54,9 @@ class Limits:
     tend_seconds: float = 0.25
     grace_seconds: float = 3.0
     keep_days: float = 7.0
+
+
+_LIMITS = Limits()
 
 
 @dataclass(slots=True)
@@ -80,7 +84,7 @@ class Dispatcher:
 
     def __init__(
         self, store: EventStore, secrets: SubscriptionSecrets, sender: Sender, disable: Disable, *, clock: Clock,
-        source: str = SOURCE_DEFAULT, limits: Limits = Limits(), chance: random.Random | None = None,
+        source: str = SOURCE_DEFAULT, limits: Limits = _LIMITS, chance: random.Random | None = None,
     ) -> None:  # fmt: skip
         self._store, self._sender, self._clock, self._limits = store, sender, clock, limits
         self._ledger = Ledger(store)

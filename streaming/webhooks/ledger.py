@@ -6,7 +6,6 @@ stored is read from the log again.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -14,6 +13,7 @@ from uuid import UUID
 import orjson
 from pydantic import TypeAdapter
 
+from domain.immutable import immutable
 from domain.subscription import Subscription
 from event_store.records import RecordedEvent
 from event_store.store import EventStore
@@ -118,7 +118,7 @@ DELETE FROM quantum.webhook_deliveries
 """
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Registered:
     """A subscription as the deliverer keeps it."""
 
@@ -133,7 +133,7 @@ class Registered:
     failing_since: datetime | None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Request:
     """What the API has asked for."""
 
@@ -272,7 +272,7 @@ class Ledger:
         return True
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Stored:
     """A delivery as it was when it was put down to be stored: it may change again before that is done."""
 
