@@ -8,7 +8,7 @@ from typing import Any
 
 from domain.immutable import immutable
 from domain.refusals import Fault
-from domain.security import REFERENCE_HINT, is_clear_text, names_a_secret, secret_in
+from domain.security import REFERENCE_HINT, is_clear_text, may_hold_secret, names_a_secret, secret_in
 
 FAULTS_LISTED_MAX = 100
 KEY_CHARS_MAX = 256
@@ -87,6 +87,49 @@ class ValueCheck:
 
         A value nested too deeply is named and not entered.
         """
+        return self._is_plainly_sound(root) or self._walk(root, place)
+
+    def _is_plainly_sound(self, root: Any) -> bool:
+        """True where a look from afar shows that nothing in `root` can be at fault, as with most that is ever sent; False says
+        nothing. Layer by layer, and all texts as one.
+        """
+        limits = self.limits
+        layer, texts, keys, values = [root], list[str](), set[Any](), 0
+        for depth in range(limits.depth_max + 1):
+            below: list[Any] = []
+            may_hold = depth < limits.depth_max
+            for value in layer:
+                kind = type(value)
+                if kind is str:
+                    texts.append(value)
+                elif kind is dict and may_hold:
+                    keys.update(value)
+                    below.extend(value.values())
+                elif kind is list and may_hold:
+                    below.extend(value)
+                elif kind is int:
+                    if not INTEGER_MIN <= value <= INTEGER_MAX:
+                        return False
+                elif not (value is None or kind is bool or (kind is float and math.isfinite(value))):
+                    return False
+            values += len(below)
+            if values > limits.values_max:
+                return False
+            layer = below
+            if not layer:
+                break
+        text = "\n".join(texts)
+        return (
+            not layer
+            and len(text) + values * KEY_CHARS_MAX <= limits.definition_bytes_max
+            and len(text) <= limits.value_bytes_max
+            and text.isascii()
+            and "\0" not in text
+            and not (self.look_for_secrets and may_hold_secret(text))
+            and _are_sound(keys)
+        )
+
+    def _walk(self, root: Any, place: Place) -> bool:
         limits = self.limits
         stack: list[tuple[Any, Place, int]] = [(root, place, 1)]
         while stack and self._bytes <= limits.definition_bytes_max:
@@ -175,12 +218,23 @@ class _JudgedKey:
     fault: str | None
     secret: str | None
     names_a_secret: bool
+    is_sound: bool
 
 
 @lru_cache(maxsize=4096)
 def _judge_key(key: str) -> _JudgedKey:
     """Keys repeat from definition to definition, so each is judged once."""
-    return _JudgedKey(text_fault(key), secret_in(key), names_a_secret(key))
+    fault, secret, names = text_fault(key), secret_in(key), names_a_secret(key)
+    return _JudgedKey(fault, secret, names, is_sound=fault is None and secret is None and not names)
+
+
+def _are_sound(keys: Iterable[Any]) -> bool:
+    for key in keys:
+        if not isinstance(key, str) or len(key) > KEY_CHARS_MAX:
+            return False
+        if not _judge_key(key).is_sound:
+            return False
+    return True
 
 
 def text_fault(text: str) -> str | None:

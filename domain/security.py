@@ -99,9 +99,14 @@ def is_clear_text(value: str) -> bool:
     return not (not value.strip() or is_reference(value) or value.lower() in _TYPE_NAMES)
 
 
+def may_hold_secret(text: str) -> bool:
+    """False for texts that `secret_in` finds nothing in, at a glance; also for several texts in one, on lines of their own."""
+    return len(text) >= _SECRET_CHARS_MIN and _MARK.search(text) is not None
+
+
 def secret_in(text: str) -> str | None:
     """What kind of secret the text holds, in words, by its looks; None where it holds none that is known."""
-    if len(text) < _SECRET_CHARS_MIN or _MARK.search(text) is None:
+    if not may_hold_secret(text):
         return None
     found = _SECRET_VALUE.search(text)
     if found is not None:

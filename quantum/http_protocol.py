@@ -10,7 +10,7 @@ import re
 from typing import Any, Final
 
 import orjson
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from access.http.problems import KINDS, MEDIA_TYPE, TYPE_PREFIX
 from event_store.ids import uuid7
@@ -20,6 +20,7 @@ HEAD_BYTES_MAX: Final = 128 << 10
 ARRIVAL_SECONDS_MAX: Final = 60.0
 """From the first byte of a request to its last, or from the connection to the end of its first request."""
 _UPGRADE: Final = re.compile(rb"^upgrade(?=[ \t]*:)", re.IGNORECASE | re.MULTILINE)
+_CONTROL: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _MALFORMED: Final = "What came is not an HTTP/1.1 request."
 
 
@@ -51,6 +52,8 @@ class HttpProtocol(HttpToolsProtocol):
         """The request can be answered from here on; its body is bounded elsewhere."""
         self._is_in_head = False
         super().on_headers_complete()
+        if type(self.cycle) is RequestResponseCycle:
+            self.cycle.__class__ = _Cycle
 
     def on_message_complete(self) -> None:
         """The last byte of a request."""
@@ -103,6 +106,27 @@ class HttpProtocol(HttpToolsProtocol):
             )
             self.transport.write(STATUS_LINE[kind.status] + head.encode("ascii") + body)
         self.transport.close()
+
+
+class _Cycle(RequestResponseCycle):
+    """uvicorn's, for which the head of an answer is put together and looked at as a whole. It holds each name and value against
+    an expression of its own, which takes 15 µs for the dozen headers that ours have."""
+
+    async def send(self, message: Any) -> None:
+        """As `RequestResponseCycle.send`, which still does what is not plain: streams, last answers of a connection, faults."""
+        if self.response_started or not self.keep_alive or self.disconnected or self.flow.write_paused:
+            await super().send(message)
+            return
+        headers = [*self.default_headers, *message.get("headers", ())]
+        found = dict(headers)
+        head = b"".join([b"%b: %b\r\n" % header for header in headers])
+        is_plain = b"content-length" in found and b"connection" not in found and b"transfer-encoding" not in found
+        if not is_plain or not len(headers) == head.count(b"\r") == head.count(b"\n") or _CONTROL.search(head) is not None:
+            await super().send(message)
+            return
+        self.response_started, self.waiting_for_100_continue, self.chunked_encoding = True, False, False
+        self.expected_content_length = int(found[b"content-length"])
+        self.transport.write(STATUS_LINE[message["status"]] + head + b"\r\n")
 
 
 class _Joining:

@@ -10,6 +10,7 @@ for `/metrics`. No label holds a payload, a token or a tenant.
 import contextlib
 import os
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,7 +27,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from access.http.presence import Places
 from event_store.records import RecordedEvent
@@ -65,10 +66,7 @@ class HttpDurations(Collector):
         counts = self._counts.get((method, route, status))
         if counts is None:
             counts = self._counts[method, route, status] = [0.0] * (len(_SECONDS) + 2)
-        bucket = 0
-        while bucket < len(_SECONDS) and seconds > _SECONDS[bucket]:
-            bucket += 1
-        counts[bucket] += 1
+        counts[bisect_left(_SECONDS, seconds)] += 1
         counts[-1] += seconds
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
@@ -329,24 +327,17 @@ class _Observed:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began, status = time.perf_counter(), 500
+        began = time.perf_counter()
         # Whatever a client makes up, the labels are a closed set.
         method = scope["method"] if scope["method"] in _METHODS else "other"
-
-        async def observe(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                if self._is_traced:
-                    trace.get_current_span().update_name(f"{method} {_route(scope)}")
-            await send(message)
-
         token = request_scope.set(scope)
         try:
-            await self._app(scope, receive, observe)
+            await self._app(scope, receive, send)
         finally:
             seconds = time.perf_counter() - began
-            route = _route(scope)
+            route, status = _route(scope), scope.get("quantum.status", 500)
+            if self._is_traced:
+                trace.get_current_span().update_name(f"{method} {route}")
             self._durations.record(method, route, status, seconds)
             log_request(scope, method, route, status, seconds)
             request_scope.reset(token)

@@ -45,7 +45,7 @@ class Edge:
             return
         length, correlation_id = _look_at(scope)
         scope["quantum.correlation_id"] = correlation_id.decode("ascii")
-        answer = _Answer(send, correlation_id, has_page=scope["path"] in self._pages)
+        answer = _Answer(scope, send, correlation_id, has_page=scope["path"] in self._pages)
         body = _LimitedBody(receive, self._request_bytes_max)
         try:
             if length is not None and length > self._request_bytes_max:
@@ -63,23 +63,24 @@ class Edge:
 
 
 class _Answer:
-    """Adds the headers to an answer as it starts."""
+    """Adds the headers to an answer as it starts, and notes its status in the scope, for what measures requests."""
 
-    __slots__ = ("_correlation_id", "_has_page", "_send", "has_ended", "has_started")
+    __slots__ = ("_correlation_id", "_has_page", "_scope", "_send", "has_ended", "has_started")
 
-    def __init__(self, send: Send, correlation_id: bytes, *, has_page: bool) -> None:
-        self._send, self._correlation_id, self._has_page = send, correlation_id, has_page
+    def __init__(self, scope: Scope, send: Send, correlation_id: bytes, *, has_page: bool) -> None:
+        self._scope, self._send, self._correlation_id, self._has_page = scope, send, correlation_id, has_page
         self.has_started = self.has_ended = False
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.has_started = True
+            self._scope["quantum.status"] = message["status"]
             headers: list[Any] = list(message.get("headers", ()))
             headers += _EVERYWHERE
             headers.append((CORRELATION_HEADER, self._correlation_id))
             if not self._has_page:
                 headers.append(_NO_CONTENT_TO_RUN)
-            if not any(name == b"cache-control" for name, _ in headers):
+            if b"cache-control" not in [name for name, _ in headers]:
                 headers.append(_NO_STORE)
             message = {**message, "headers": headers}
         elif message["type"] == "http.response.body" and not message.get("more_body", False):

@@ -13,6 +13,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -192,8 +193,38 @@ def openapi_document(app: FastAPI) -> dict[str, Any]:
     return document
 
 
+class QuickHeaders(Headers):
+    """A request's headers, each found in one step: a request is asked for a dozen, of which it has few."""
+
+    def __init__(self, scope: Scope) -> None:
+        super().__init__(scope=scope)
+        self._first: dict[bytes, bytes] = dict(reversed(self._list))
+
+    def __getitem__(self, key: str) -> str:
+        return self._first[key.lower().encode("latin-1")].decode("latin-1")
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and key.lower().encode("latin-1") in self._first
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The first value; `default` where there is none."""
+        found = self._first.get(key.lower().encode("latin-1"))
+        return default if found is None else found.decode("latin-1")
+
+    def getlist(self, key: str) -> list[str]:
+        """All values, in their order."""
+        return super().getlist(key) if key in self else []
+
+
 class WholeRequest(Request):
     """A request whose body mostly comes in one piece, and then costs no generator to read."""
+
+    @property
+    def headers(self) -> Headers:
+        """The request's headers."""
+        if not hasattr(self, "_headers"):
+            self._headers = QuickHeaders(self.scope)
+        return self._headers
 
     async def body(self) -> bytes:
         """The whole body; `Edge` bounds it. Raises `ClientDisconnect`."""
