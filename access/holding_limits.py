@@ -7,9 +7,11 @@ that is left for itself, for a minute, and counts again when that is used up: fa
 """
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 from domain.refusals import Refusal, TooManyIntents, TooManySchedules, TooManyTriggers
 from domain.tenant_limits import Holding
@@ -52,6 +54,11 @@ class _Room:
     until: float
     is_full: bool
 
+    @property
+    def has_place(self) -> bool:
+        """True while nobody has to count again."""
+        return (self.left > 0 or self.is_full) and asyncio.get_running_loop().time() <= self.until
+
 
 class HoldingLimits:
     """Judges changes. `may_hold` is what `commands.handle.Shell` asks."""
@@ -59,29 +66,46 @@ class HoldingLimits:
     def __init__(self, platform_pool: Any) -> None:
         self._pool = platform_pool
         self._rooms: dict[str, _Room] = {}
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def may_hold(self, tenant_id: TenantId, more: Collection[Holding]) -> None:
         """Raises `TooManyIntents`, `TooManyTriggers`, `TooManySchedules` where one more is too many; `StoreUnavailable`."""
         for holding in sorted(more):
-            room = self._rooms.get(tenant_id) if holding == "intents" else None
-            if room is None or room.until < asyncio.get_running_loop().time() or (room.left <= 0 and not room.is_full):
-                room = await self._counted(tenant_id, holding)
+            if holding == "intents":
+                room = await self._room(tenant_id)
+            else:
+                async with _in_time():
+                    room = await self._counted(tenant_id, holding)
             if room.is_full:
                 _, most, refusal = _COUNTS[holding]
                 raise refusal(most)
             room.left -= 1
 
+    async def _room(self, tenant_id: TenantId) -> _Room:
+        """The tenant's room for intents. Of all who find it used up, one counts."""
+        room = self._rooms.get(tenant_id)
+        if room is not None and room.has_place:
+            return room
+        async with _in_time(), self._turns.setdefault(tenant_id, asyncio.Lock()):
+            room = self._rooms.get(tenant_id)
+            if room is None or not room.has_place:
+                room = await self._counted(tenant_id, "intents")
+                if len(self._rooms) >= _ROOMS_MAX:
+                    self._rooms.clear()
+                self._rooms[tenant_id] = room
+            return room
+
     async def _counted(self, tenant_id: TenantId, holding: Holding) -> _Room:
         query, most, _ = _COUNTS[holding]
-        try:
-            async with asyncio.timeout(_QUERY_SECONDS_MAX):
-                count: int = await self._pool.fetchval(query, tenant_id, most)
-        except DATABASE_AWAY as fault:
-            raise StoreUnavailable(str(StoreUnavailable.__doc__)) from fault
+        count: int = await self._pool.fetchval(query, tenant_id, most)
         is_full, present = count >= most, asyncio.get_running_loop().time()
-        room = _Room((most - count) // _SHARE, present + (_FULL_SECONDS if is_full else _ROOM_SECONDS), is_full)
-        if holding == "intents":
-            if len(self._rooms) >= _ROOMS_MAX:
-                self._rooms.clear()
-            self._rooms[tenant_id] = room
-        return room
+        return _Room((most - count) // _SHARE, present + (_FULL_SECONDS if is_full else _ROOM_SECONDS), is_full)
+
+
+@asynccontextmanager
+async def _in_time() -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(_QUERY_SECONDS_MAX):
+            yield
+    except DATABASE_AWAY as fault:
+        raise StoreUnavailable(str(StoreUnavailable.__doc__)) from fault

@@ -1,6 +1,7 @@
 # intent_ref: tests.tenant-limits
 """How many intents, triggers and schedules a tenant may have: refused before anything is written, and another tenant is not."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,10 @@ import asyncpg
 import httpx
 import pytest
 
-from access.holding_limits import INTENTS_MAX, SCHEDULES_MAX, TRIGGERS_MAX
+from access import holding_limits
+from access.holding_limits import INTENTS_MAX, SCHEDULES_MAX, TRIGGERS_MAX, HoldingLimits
+from domain.values import TenantId
+from event_store.records import StoreUnavailable
 from tests.conftest import Database
 from tests.http_platform import Http, Tenant, serving
 
@@ -97,3 +101,32 @@ async def test_one_more_intent_than_a_tenant_may_have_is_refused_and_a_repeat_of
     assert (again.status_code, again.json()) == (201, first.json())
     assert (await revised(tenant, first.json())).is_success, "it is one already"
     assert (await created(other, "second")).status_code == 201
+
+
+class Counting:
+    """A pool that counts what it is asked; a query waits for `may_go_on`."""
+
+    def __init__(self, pool: Any) -> None:
+        self.pool, self.asked, self.may_go_on = pool, 0, asyncio.Event()
+
+    async def fetchval(self, *query: Any) -> Any:
+        self.asked += 1
+        await self.may_go_on.wait()
+        return await self.pool.fetchval(*query)
+
+
+async def test_of_all_who_find_the_room_used_up_one_counts(http: Http, monkeypatch: pytest.MonkeyPatch):
+    pool = Counting(http.platform.store.platform_pool)
+    limits = HoldingLimits(pool)
+    asking = [asyncio.create_task(limits.may_hold(TenantId(tenant), {"intents"})) for tenant in ["t-1"] * 50 + ["t-2"]]
+    await asyncio.sleep(0.1)
+    assert pool.asked == 2, "one of each tenant's"
+    pool.may_go_on.set()
+    await asyncio.gather(*asking)
+    assert pool.asked == 2
+    monkeypatch.setattr(holding_limits, "_QUERY_SECONDS_MAX", 0.2)
+    pool.may_go_on.clear()
+    asking = [asyncio.create_task(limits.may_hold(TenantId("t-3"), {"intents"})) for _ in range(50)]
+    async with asyncio.timeout(5):
+        answers = await asyncio.gather(*asking, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [StoreUnavailable] * 50, "each waits as long as it may, not for all before it"
