@@ -18,9 +18,8 @@ async def measure(seconds: float) -> list[Figure]:
     """Requests a second at 64 connections, and milliseconds from a command's answer to a read that shows it."""
     async with postgres() as (folder, urls):
         with peer_api() as peer, serving(folder, urls, ROLES) as served:
-            empty_post = await _posts([peer], served.token, seconds, "peer")
             await _posts(served.of("write-api"), served.token, 1, "warm")
-            post = await _posts(served.of("write-api"), served.token, seconds, "ours")
+            empty_post, post, of_empty = await _in_turns(peer, served, seconds)
             await caught_up(urls)
             port = served.of("read-api")[0]
             paths = [
@@ -33,7 +32,7 @@ async def measure(seconds: float) -> list[Figure]:
         with serving(folder, urls, ("all",)) as served:
             alone = await _posts(served.of("all"), served.token, seconds, "alone")
     return [
-        Figure("POST /intents, processes by role", _rate(post), _rate(empty_post), post["rate"] / empty_post["rate"], 0.5),
+        Figure("POST /intents, processes by role", _rate(post), _rate(empty_post), of_empty, 0.5),
         Figure("POST /intents, p95 in ms", f"{post['p95_ms']:.1f}", "50", post["p95_ms"], 50, at_most=True),
         Figure(
             "POST /intents, everything in one process", _rate(alone), _rate(empty_post), alone["rate"] / empty_post["rate"], 0.5
@@ -48,6 +47,18 @@ async def measure(seconds: float) -> list[Figure]:
             at_most=True,
         ),
     ]
+
+
+async def _in_turns(peer: int, served: Served, seconds: float) -> tuple[dict[str, Any], dict[str, Any], float]:
+    """The empty route and ours in five turns each, because the machine's speed changes within seconds: the turn of the median
+    ratio, and that ratio."""
+    turns = []
+    for _ in range(5):
+        empty = await _posts([peer], served.token, seconds / 2, "peer")
+        ours = await _posts(served.of("write-api"), served.token, seconds / 2, "ours")
+        turns.append((ours["rate"] / empty["rate"], empty, ours))
+    ratio, empty, ours = sorted(turns, key=lambda turn: turn[0])[len(turns) // 2]
+    return empty, ours, ratio
 
 
 async def _posts(ports: list[int], token: str, seconds: float, run: str) -> dict[str, Any]:
