@@ -209,7 +209,7 @@ def _check_version(state: Intent, expected: int | None) -> None:
 def _check(command: CreateIntent | ReviseIntent, catalogue: Modules, rules: Rules) -> None:
     """Raises `DefinitionInvalid` with what is wrong around the definition and in it, all at once.
 
-    Parameters are not yet held against their action's `input_schema`; this is the place for it.
+    Parameters are held against their action's `input_schema` when it is asked, with what expressions have come to by then.
     """
     name = command.name if isinstance(command, CreateIntent) else None
     faults = intent_faults(name, command.description, command.labels)
