@@ -22,6 +22,7 @@ import psutil
 
 from bench.ground import Figure, event_store, postgres, tell
 from bench.peer_restate import best_steps_a_second
+from bench.peer_restate import steps_a_second as restate_steps_a_second
 from commands.execution import StartExecution
 from commands.handle import Envelope, Shell, handle
 from commands.intent import CreateIntent
@@ -198,6 +199,8 @@ async def worker(app_dsn: str, platform_dsn: str, seconds: float, in_flight: int
     print(count, took)
 
 
+_MORE_TURNS = 3
+"""After each has been tried in every setting, its best one is measured so often again: the machine's speed changes."""
 SHAPES = {"one process": ("all",), "two processes": ("all", "all"), "one calls, one carries out": ("caller", "saga")}
 """How the platform is spread: each of its processes may have every role, or one."""
 
@@ -245,6 +248,16 @@ async def measure(seconds: float) -> list[Figure]:
         for shape, roles in SHAPES.items():
             rates[shape] = await steps_a_second(urls, roles, seconds)
             tell(f"Quantum, {shape}: {rates[shape]:,.0f} steps/s")
+        shape = max(rates, key=rates.__getitem__)
+        for _ in range(_MORE_TURNS):
+            again = await steps_a_second(urls, SHAPES[shape], seconds / 2)
+            tell(f"Quantum, {shape}: {again:,.0f} steps/s")
+            rates[shape] = max(rates[shape], again)
+            if restate is not None:
+                setting, rate = restate
+                again = await restate_steps_a_second(setting, seconds / 2)
+                tell(f"Restate with {setting}: {again:,.0f} steps/s")
+                restate = setting, max(rate, again)
         async with event_store(urls) as store:
             median, last = await _latencies(store, int(seconds * 40))
             tell(f"dispatch latency, idle: median {median:.1f} ms, p99 {last:.1f} ms")
@@ -254,7 +267,7 @@ async def measure(seconds: float) -> list[Figure]:
             tell(f"p95 dispatch latency: {flooded:.1f} ms in a flood, {idle:.1f} ms idle; now executions that wait")
         async with event_store(urls) as store:
             few, many, memory = await _waiting(store, 1_000, 100_000 if seconds > 4 else 20_000)
-    shape, best = max(rates.items(), key=lambda rate: rate[1])
+    best = rates[shape]
     what, ours = f"chains of 5 no-op steps, 64 in flight: {shape}", f"{best:,.0f} steps/s"
     beside_restate = []
     if restate is not None:
