@@ -27,7 +27,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from access.http.presence import Places
 from event_store.records import RecordedEvent
@@ -332,15 +332,24 @@ class _Observed:
         method = scope["method"] if scope["method"] in _METHODS else "other"
         token = request_scope.set(scope)
         try:
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, _naming(scope, method, send) if self._is_traced else send)
         finally:
             seconds = time.perf_counter() - began
             route, status = _route(scope), scope.get("quantum.status", 500)
-            if self._is_traced:
-                trace.get_current_span().update_name(f"{method} {route}")
             self._durations.record(method, route, status, seconds)
             log_request(scope, method, route, status, seconds)
             request_scope.reset(token)
+
+
+def _naming(scope: Scope, method: str, send: Send) -> Send:
+    """Names the request's span by its route, which is known by now, before the answer's last part ends the span."""
+
+    async def named(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            trace.get_current_span().update_name(f"{method} {_route(scope)}")
+        await send(message)
+
+    return named
 
 
 def _route(scope: Scope) -> str:
