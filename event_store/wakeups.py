@@ -19,7 +19,7 @@ from event_store.faults import DATABASE_FAULTS
 
 _CHANNEL = "quantum_log"
 _SIGNAL_INTERVAL_SECONDS = 0.005
-WAKE_INTERVAL_SECONDS = 0.002
+WAKE_INTERVAL_SECONDS = 0.001
 _RECONNECT_SECONDS_MAX = 5.0
 
 log = structlog.get_logger(__name__)

@@ -320,8 +320,7 @@ class ExecutionSaga:
             self._next_due = asyncio.get_running_loop().time() + _HEARTBEAT_SECONDS
             if self._room.free > 0:
                 try:
-                    with self._room.promised() as places:
-                        await self._take(places)
+                    await self._take()
                 except _FAULTS as fault:
                     log.warning("due attempts cannot be claimed; trying again", fault=repr(fault))
                     self._checks_due = _CHECKS_AFTER_FAULT
@@ -331,16 +330,21 @@ class ExecutionSaga:
             await first_of(_CLAIM_PAUSE_SECONDS, stop)
             await self._wait_until_due(stop)
 
-    async def _take(self, places: int) -> None:
-        """Begins what is due, for which there are so many places, and learns when more is."""
-        taken = await self._dispatches.claim(places, tenant_room=self._limits.tenant_calls_max, rooms=self._room.of_tenants())
-        for number, dispatch in enumerate(taken, start=1):
-            self._start(dispatch)
-            if number % _BEGUN_TOGETHER == 0:
-                await asyncio.sleep(0)  # whoever has one call waits for a few of these, not for all
-        waits = None if len(taken) == places else await self._dispatches.waiting_tenants()
+    async def _take(self) -> None:
+        """Begins what is due, as far as there are places, and learns whose rows are left and when more is due."""
+        with self._room.promised() as places:
+            rooms = self._room.of_tenants()
+            taken = await self._dispatches.claim(places, tenant_room=self._limits.tenant_calls_max, rooms=rooms)
+            for number, dispatch in enumerate(taken, start=1):
+                self._room.promise(len(taken) - number)
+                self._start(dispatch)
+                if number % _BEGUN_TOGETHER == 0:
+                    await asyncio.sleep(0)  # whoever has one call waits for a few of these, not for all
+        waits = await self._dispatches.waiting_tenants()
         self._room.backlog, self._room.waits = waits is None, waits or frozenset()
-        if waits is not None and (seconds := await self._dispatches.next_due_seconds()) is not None:
+        if len(taken) == places:
+            self._due_at(0.0)  # some places were left for what would come meanwhile
+        elif waits is not None and (seconds := await self._dispatches.next_due_seconds()) is not None:
             self._due_at(asyncio.get_running_loop().time() + max(seconds, 0.0))
 
     async def _wait_until_due(self, stop: asyncio.Event) -> None:

@@ -54,6 +54,10 @@ class Room:
         finally:
             self._promised = 0
 
+    def promise(self, places: int) -> None:
+        """Of those promised, so many are still kept: the others have begun, or there was nothing to take for them."""
+        self._promised = places
+
     def enter(self, tenant_id: str) -> None:
         """A call of the tenant's begins."""
         self._count += 1

@@ -31,6 +31,17 @@ def test_what_is_promised_to_a_claim_is_not_given_to_others(places: int, promise
     assert sum(its.taken_at_once(calls(places), AT)) == places
 
 
+def test_what_a_claim_did_not_use_is_for_others_at_once() -> None:
+    its = room(256)
+    with its.promised():
+        its.promise(10)
+        assert sum(its.taken_at_once(calls(256), AT)) == 246, "ten are about to begin"
+        for left in range(9, -1, -1):
+            its.promise(left)
+            its.enter("t")
+        assert sum(its.taken_at_once(calls(256), AT)) == 246
+
+
 def test_a_promise_ends_with_a_claim_that_fails() -> None:
     its = room(8)
     with pytest.raises(ConnectionError), its.promised():
