@@ -25,7 +25,7 @@ from event_store.records import (
     StreamAppend,
 )
 from event_store.snapshots import Loaded, StateCache
-from event_store.tail import Tail
+from event_store.tail import GAP_MAX, Tail
 from event_store.tenancy import check_role
 from event_store.wakeups import Wakeups
 
@@ -47,6 +47,7 @@ SELECT {_COLUMNS} FROM quantum.events
    AND crc32(convert_to(tenant_id || '/' || stream_id, 'UTF8')) % $5 = ANY ($6::bigint[]) ORDER BY position LIMIT $3
 """  # noqa: S608
 _READ_LOG_OF_TENANT = f"SELECT {_COLUMNS} FROM quantum.read_tenant_log($1, $2, $3, $4, $5)"  # noqa: S608
+_READ_NEWEST = f"SELECT {_COLUMNS}, horizon FROM quantum.read_newest($1, $2, $3, $4)"  # noqa: S608
 _CLAIM_HOLDER = "SELECT stream_id FROM quantum.claims WHERE tenant_id = $1 AND scope = $2 AND value = $3"
 Trace = Callable[[str, str | None, Mapping[str, str]], AbstractContextManager[str | None]]
 """(name, traceparent of the cause, attributes) -> a span around what follows."""
@@ -80,7 +81,7 @@ class EventStore:
         self.trace: Trace | None = None
         self._horizon = 0
         self._asked: tuple[int, asyncio.Future[bool]] | None = None
-        self._tail = Tail(self.horizon, self._read_log_of_all, lambda: wakeups.generation)
+        self._tail = Tail(self._read_newest, lambda: wakeups.generation)
         self._written: dict[str, int] = {}
         self._last_written = 0
 
@@ -250,6 +251,12 @@ class EventStore:
         else:
             rows = await self._fetch(self.platform_pool, _READ_LOG_OF_TOPICS, after, until, limit, sorted(topics))
         return [RecordedEvent(*row) for row in rows]
+
+    async def _read_newest(self, after: int, limit: int, topics: frozenset[str] | None) -> tuple[int, list[RecordedEvent]]:
+        wanted = None if topics is None else list(topics)
+        rows = await self._fetch(self.platform_pool, _READ_NEWEST, after, GAP_MAX, wanted, limit)
+        self._horizon = max(self._horizon, rows[0][-1])
+        return rows[0][-1], [RecordedEvent(*row[:-1]) for row in rows if row[0] is not None]
 
     async def newest(self, after: int, *, limit: int, topics: frozenset[str] | None = None) -> LogPage | None:
         """As `read_log` of all tenants, from what this process's readers share; None for a reader who is far behind."""

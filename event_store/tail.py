@@ -22,8 +22,9 @@ GAP_MAX: Final = 10_000
 Topics = frozenset[str] | None
 """Which events; None for all."""
 
-Read = Callable[[int, int, int, Topics], Awaitable[list[RecordedEvent]]]
-"""(after, until, limit, topics) -> the first events behind `after`, up to position `until`."""
+Read = Callable[[int, int, Topics], Awaitable[tuple[int, list[RecordedEvent]]]]
+"""(after, limit, topics) -> how far the log is complete, and the first events behind `after` up to there; none where that is more
+than `GAP_MAX` positions away."""
 
 
 class _Reading:
@@ -40,9 +41,9 @@ class _Reading:
 class Tail:
     """Covers the positions above `begin` up to `end`: every event of `topics` between them is here, and nothing beyond is."""
 
-    def __init__(self, horizon: Callable[[], Awaitable[int]], read: Read, generation: Callable[[], int]) -> None:
+    def __init__(self, read: Read, generation: Callable[[], int]) -> None:
         """`generation` grows with every wake-up (`Wakeups.generation`)."""
-        self._horizon, self._read, self._generation = horizon, read, generation
+        self._read, self._generation = read, generation
         self.begin = self.end = 0
         self.topics: Topics = frozenset()
         self._events: list[RecordedEvent] = []
@@ -98,11 +99,10 @@ class Tail:
         reading = self._reading = _Reading(generation)
         end, topics = self.end, self.topics
         try:
-            horizon = await self._horizon()
+            horizon, events = await self._read(end, limit, topics)
             if horizon > end + GAP_MAX:
                 self._begin_at(horizon)  # nobody is near the end any more: each reader catches up by itself
                 return reading
-            events = await self._read(end, horizon, limit, topics) if horizon > end else []
             if self.end == end and self.topics == topics:  # else it has begun anew meanwhile
                 self._is_complete = reading.is_complete = len(events) < limit
                 self._add(events, max(end, horizon) if reading.is_complete else events[-1].position)

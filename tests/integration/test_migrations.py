@@ -169,7 +169,8 @@ async def test_upgrading_a_database_full_of_events_keeps_every_one_of_them(empty
     store = await EventStore.connect(app_dsn=empty.app_dsn, platform_dsn=empty.platform_dsn)
     try:
         await asyncio.gather(*(append(store, f"tenant-{n % 5}", f"stream-{n}", 20) for n in range(100)))
-        before = (await store.read_log(0, limit=10_000)).events
+        # As a release of that time read it: today's asks functions that are not there yet.
+        before = await store._read_log_of_all(0, await store.horizon(), 10_000, None)
         assert len(before) == 2000
     finally:
         await store.close()

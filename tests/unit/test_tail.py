@@ -4,6 +4,7 @@
 import asyncio
 import random
 from datetime import UTC, datetime
+from itertools import islice
 
 import pytest
 
@@ -24,7 +25,7 @@ class Log:
         self.gate = asyncio.Event()
         self.gate.set()
         self.is_away = False
-        self.tail = Tail(self.horizon, self.read, lambda: self.generation)
+        self.tail = Tail(self.read, lambda: self.generation)
 
     def append(self, topic: str, payload: bytes = b"{}", gap: int = 1) -> int:
         """One event more, `gap` positions behind the last; its position."""
@@ -33,17 +34,21 @@ class Log:
         self.generation += 1
         return position
 
-    async def horizon(self) -> int:
-        await asyncio.sleep(0)
-        return self.events[-1].position if self.events else 0
+    def found(self, after: int, limit: int, topics: Topics) -> tuple[int, list[RecordedEvent]]:
+        """How far the log goes, and the first events behind a position."""
+        wanted = (one for one in self.events if after < one.position and (topics is None or one.topic in topics))
+        return self.events[-1].position if self.events else 0, list(islice(wanted, limit))
 
-    async def read(self, after: int, until: int, limit: int, topics: Topics) -> list[RecordedEvent]:
+    async def read(self, after: int, limit: int, topics: Topics) -> tuple[int, list[RecordedEvent]]:
+        await asyncio.sleep(0)
+        horizon, found = self.found(after, limit, topics)
+        if not after < horizon <= after + tail.GAP_MAX:
+            return horizon, []
         self.looks += 1
-        found = [one for one in self.events if after < one.position <= until and (topics is None or one.topic in topics)][:limit]
         await self.gate.wait()
         if self.is_away:
             raise StoreUnavailable
-        return found
+        return horizon, found
 
     async def positions(self, after: int, limit: int = 100, topics: Topics = None) -> tuple[list[int], int] | None:
         """A page, by its positions."""
@@ -179,8 +184,7 @@ async def test_whatever_comes_in_whatever_order_each_reader_gets_each_of_its_eve
             is_last = stop.is_set()
             page = await log.positions(after, limit, topics)
             if page is None:
-                horizon = await log.horizon()
-                events = await log.read(after, horizon, limit, topics)
+                horizon, events = log.found(after, limit, topics)
                 found = [event.position for event in events]
                 page = found, found[-1] if len(found) == limit else horizon
             seen += page[0]

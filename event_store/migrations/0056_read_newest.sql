@@ -1,0 +1,33 @@
+-- intent_ref: event-store.tail
+-- How far the log is complete, and what is new up to there, in one round trip: each row with the horizon, and one row with nothing
+-- but the horizon where there is no event. The horizon is found before the events are looked for, and each query of a volatile
+-- function sees what was committed when it began, so no event below the horizon is missed (docs/adr/0002). Nothing is read where
+-- the horizon is more than `gap_max` positions away.
+CREATE FUNCTION quantum.read_newest(after bigint, gap_max bigint, topics text[], at_most integer)
+    RETURNS TABLE (
+        "position" bigint, recorded_at timestamptz, event_id uuid, command_id uuid, version integer, tenant_id text, stream_id text,
+        topic text, metadata json, payload bytea, horizon bigint
+    )
+    LANGUAGE plpgsql VOLATILE SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off
+AS $$
+#variable_conflict use_column
+DECLARE
+    complete CONSTANT bigint := quantum.log_horizon();
+BEGIN
+    IF complete > after AND complete <= after + gap_max THEN
+        RETURN QUERY
+            SELECT e.position, e.recorded_at, e.event_id, e.command_id, e.version, e.tenant_id, e.stream_id, e.topic, e.metadata,
+                   e.payload, complete
+              FROM quantum.events AS e
+             WHERE e.position > after AND e.position <= complete AND (topics IS NULL OR e.topic = ANY (topics))
+             ORDER BY e.position LIMIT at_most;
+        IF FOUND THEN
+            RETURN;
+        END IF;
+    END IF;
+    horizon := complete;
+    RETURN NEXT;
+END
+$$;
+REVOKE ALL ON FUNCTION quantum.read_newest FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION quantum.read_newest TO quantum_platform;
