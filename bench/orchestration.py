@@ -299,7 +299,7 @@ async def _chains_and_layers(store: EventStore, seconds: float) -> tuple[float, 
     chains, wide = [], []
     for _ in range(4):
         chains.append(_rate(await executions_in(store, seconds / 2, IN_FLIGHT), STEPS))
-        wide.append(_rate(await executions_in(store, seconds / 2, 4, layers(5, 100)), 500))
+        wide.append(_rate(await executions_in(store, seconds, 4, layers(5, 100)), 500))
     return statistics.median(chains), statistics.median(wide)
 
 
