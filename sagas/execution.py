@@ -34,7 +34,7 @@ from sagas.room import Limits, Room
 from sagas.sweeping import Sweeper
 from sagas.wakes import Wakes
 from streaming.transport import Message, Transport
-from streaming.waiting import first_of
+from streaming.waiting import cancelled, first_of
 
 __all__ = ["GROUP", "ExecutionSaga", "Limits"]
 
@@ -101,7 +101,7 @@ class ExecutionSaga:
                 began = loop.time()
                 await asyncio.wait([task for _, task in self._running.values()], timeout=self._limits.grace_seconds)
                 log.info("the saga has stopped", seconds=round(loop.time() - began, 3), given_up=len(self._running))
-            await _ended([*(task for _, task in self._running.values()), heart, sweeper])
+            await cancelled([*(task for _, task in self._running.values()), heart, sweeper], ALIVE_SECONDS)
             with contextlib.suppress(*_FAULTS):
                 await self._sweeper.flush()
                 await self._dispatches.leave()
@@ -384,7 +384,7 @@ class ExecutionSaga:
         """After a heartbeat that came too late: calls that another worker has taken over are not ours any more."""
         with contextlib.suppress(*_FAULTS):
             held = await self._dispatches.held()
-            await _ended([task for key, (_, task) in self._running.items() if key not in held])
+            await cancelled([task for key, (_, task) in self._running.items() if key not in held], ALIVE_SECONDS)
 
     async def _give_back_what_is_not_running(self) -> None:
         """A lease may have been stored although its answer was lost. Twice seen without a call, it is given back."""
@@ -395,10 +395,3 @@ class ExecutionSaga:
                 await self._dispatches.postpone(sorted(lost))
             self._not_running = idle - lost
             self._checks_due -= 1
-
-
-async def _ended(tasks: Sequence[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        await asyncio.wait(tasks, timeout=ALIVE_SECONDS)

@@ -1,8 +1,8 @@
 # intent_ref: streaming.waiting
-"""Waiting for whichever comes first."""
+"""Waiting for whichever comes first, and for what is given up."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
 
@@ -14,3 +14,11 @@ async def first_of(seconds: float | None, *waits: asyncio.Event | Awaitable[Any]
     finally:
         for task in waiting:
             task.cancel()
+
+
+async def cancelled(tasks: Sequence[asyncio.Task[Any]], seconds: float) -> None:
+    """Cancels tasks and returns when they are over, after `seconds` at the latest."""
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=seconds)

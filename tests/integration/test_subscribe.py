@@ -37,6 +37,19 @@ async def held_append(connection: asyncpg.Connection, tenant: str, stream: str) 
     return int(row["positions"][0])
 
 
+async def test_who_would_see_one_moment_alone_is_told_so(store: EventStore, database: Database) -> None:
+    connection = await asyncpg.connect(database.platform_dsn)
+    try:
+        newest = "SELECT horizon FROM quantum.read_newest(0, 10000, NULL, 10)"
+        assert await connection.fetchval(newest) >= 0
+        for isolation in ("repeatable_read", "serializable"):
+            async with connection.transaction(isolation=isolation):  # type: ignore[arg-type]
+                with pytest.raises(asyncpg.FeatureNotSupportedError, match=isolation.replace("_", " ")):
+                    await connection.fetchval(newest)
+    finally:
+        await connection.close()
+
+
 async def test_a_held_transaction_delays_but_never_hides_its_event(store: EventStore, database: Database) -> None:
     start = await store.horizon()
     other = await EventStore.connect(app_dsn=database.app_dsn, platform_dsn=database.platform_dsn)
