@@ -160,7 +160,8 @@ class ExecutionSaga:
         quick += begun
         try:
             if others:
-                await self._insert([row for row, _ in others], [taken for _, taken in others], present)
+                with self._room.kept_for([row.tenant_id for row, taken in others if taken]):
+                    await self._insert([row for row, _ in others], [taken for _, taken in others], present)
             if quick:
                 await self._see_through(quick)
         except BaseException:

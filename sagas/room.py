@@ -58,6 +58,17 @@ class Room:
         """Of those promised, so many are still kept: the others have begun, or there was nothing to take for them."""
         self._promised = places
 
+    @contextmanager
+    def kept_for(self, tenant_ids: Sequence[str]) -> Iterator[None]:
+        """The places of calls that were taken at once, until their rows are stored and they have begun."""
+        for tenant_id in tenant_ids:
+            self.enter(tenant_id)
+        try:
+            yield
+        finally:
+            for tenant_id in tenant_ids:
+                self.leave(tenant_id)
+
     def enter(self, tenant_id: str) -> None:
         """A call of the tenant's begins."""
         self._count += 1

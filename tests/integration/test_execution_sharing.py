@@ -91,6 +91,7 @@ async def test_one_step_does_not_wait_behind_two_thousand_of_another_tenants(sto
             rounds += 1
             assert rounds <= 4, "the single step waits behind the flood"
             await _round(gate, many.bench)
+    assert gate.most[""] == AT_ONCE, "a worker has as many calls as it has places, and no more"
 
 
 async def _round(gate: Turnstile, bench: Bench) -> None:

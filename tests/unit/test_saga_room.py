@@ -42,6 +42,19 @@ def test_what_a_claim_did_not_use_is_for_others_at_once() -> None:
         assert sum(its.taken_at_once(calls(256), AT)) == 246
 
 
+def test_what_is_taken_at_once_keeps_its_places_while_its_rows_are_stored() -> None:
+    its = room(8)
+    taken = [call.tenant_id for call, fits in zip(calls(9), its.taken_at_once(calls(9), AT), strict=True) if fits]
+    with its.kept_for(taken):
+        assert its.free == 0
+        assert its.of_tenants() == {"t": 0}
+        its.enter("t")  # it has begun
+    assert its.free == 7
+    with pytest.raises(ConnectionError), its.kept_for(["t"]):
+        raise ConnectionError
+    assert its.free == 7
+
+
 def test_a_promise_ends_with_a_claim_that_fails() -> None:
     its = room(8)
     with pytest.raises(ConnectionError), its.promised():
