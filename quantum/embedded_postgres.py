@@ -12,6 +12,7 @@ import hashlib
 import importlib.util
 import os
 import shutil
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,7 @@ _SOCKET_DIRECTORY_BYTES_MAX = 90  # sockaddr_un holds 107 bytes, and the server 
 _LOG_BYTES_MAX = 16 * 1024 * 1024
 _START_SECONDS_MAX = 120  # recovery after a crash can take a while
 _STOP_SECONDS_MAX = 30
+_ORPHANED_SECONDS_MAX = 2.0
 _WATCH_SECONDS = 1.0
 log = structlog.get_logger(__name__)
 _CONFIGURATION = """\
@@ -134,8 +136,8 @@ class EmbeddedPostgres:
             log.error("the embedded PostgreSQL is gone; it is started again", cluster=str(self.cluster))
             try:
                 await asyncio.to_thread(self._running_or_started)
-            except EmbeddedPostgresError as fault:
-                log.error("the embedded PostgreSQL did not start", fault=str(fault))
+            except Exception as fault:  # whatever it was, the next second may know better
+                log.error("the embedded PostgreSQL did not start", fault=str(fault) or type(fault).__name__)
 
     async def stop(self) -> None:
         """Shuts the server down (open transactions are rolled back) and gives the data directory back."""
@@ -215,8 +217,8 @@ class EmbeddedPostgres:
 
     def _left_running(self) -> Path | None:
         """The socket directory of a live server on our cluster; clears what a dead one left behind."""
-        deadline = time.monotonic() + _START_SECONDS_MAX
-        while time.monotonic() < deadline:
+        began = time.monotonic()
+        while (waited := time.monotonic() - began) < _START_SECONDS_MAX:
             postmaster = _read_postmaster(self.cluster)
             if postmaster is None:
                 return None
@@ -227,7 +229,11 @@ class EmbeddedPostgres:
                 # A dead server's file. Its pid may be another process's by now, which would keep the server from starting.
                 (self.cluster / "postmaster.pid").unlink(missing_ok=True)
                 return None
-            # Either still starting, or the postmaster died and its children are about to notice.
+            # Either still starting, or the postmaster died and its children are about to notice. One that waits for a lock of
+            # another that was killed never does, and keeps the new server from starting.
+            if postmaster.pid > 0 and postmaster.pid not in processes and waited > _ORPHANED_SECONDS_MAX:
+                log.warning("processes of a dead PostgreSQL server are ended", cluster=str(self.cluster), pids=sorted(processes))
+                _end(processes)
             time.sleep(0.02)
         raise EmbeddedPostgresError(f"A PostgreSQL server on {self.cluster} neither serves nor ends.{self._log_tail()}")
 
@@ -280,7 +286,10 @@ class EmbeddedPostgres:
     def _stop_server(self) -> None:
         account = self._account or server_account()
         for mode in ("fast", "immediate"):
-            if not _processes_in(self.cluster):
+            if not (left := _processes_in(self.cluster)):
+                break
+            if not _processes_alive(self.cluster):
+                _end(left)  # nobody is there who could stop them
                 break
             done = account.run(
                 [
@@ -367,18 +376,22 @@ def _processes_alive(cluster: Path) -> bool:
     postmaster = _read_postmaster(cluster)
     if postmaster is None or postmaster.pid < 0:
         return False
-    with contextlib.suppress(psutil.Error):
-        process = psutil.Process(postmaster.pid)
-        return process.name() == "postgres" and process.status() != psutil.STATUS_ZOMBIE
-    return False
+    return _works_in(cluster, postmaster.pid)
 
 
 def _processes_in(cluster: Path) -> set[int]:
     """Process ids of the PostgreSQL processes that work in a cluster's directory."""
-    found = set()
-    for pid in psutil.pids():
-        with contextlib.suppress(psutil.Error, OSError):
-            process = psutil.Process(pid)
-            if process.name() == "postgres" and process.cwd() == str(cluster):
-                found.add(process.pid)
-    return found
+    return {pid for pid in psutil.pids() if _works_in(cluster, pid)}
+
+
+def _works_in(cluster: Path, pid: int) -> bool:
+    with contextlib.suppress(psutil.Error, OSError):
+        process = psutil.Process(pid)
+        return process.name() == "postgres" and process.cwd() == str(cluster)  # a zombie has no directory
+    return False
+
+
+def _end(pids: set[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)

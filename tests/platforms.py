@@ -120,7 +120,7 @@ class Served:
         """Ends whatever of it still runs, the database as well."""
         self.kill()
         if "database_url" not in self.settings:
-            self.kill_database()
+            end_postgres(self.data_dir)
 
     def database(self) -> DatabaseUrls:
         """The embedded database of a platform that runs."""
@@ -179,6 +179,15 @@ def kill_postgres(data_dir: Path) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
     psutil.wait_procs(family, timeout=10)
+
+
+def end_postgres(data_dir: Path) -> None:
+    """`kill_postgres`, and those of its processes that were started in that moment and may never notice."""
+    kill_postgres(data_dir)
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.name() == "postgres" and process.cwd() == str(data_dir / "postgres"):
+                process.kill()
 
 
 def external(urls: DatabaseUrls, **settings: str) -> dict[str, str]:

@@ -237,12 +237,17 @@ async def test_a_connection_left_open_does_not_hold_up_the_end(data_dir: Path):
     connection.terminate()
 
 
-async def test_a_server_that_dies_under_a_running_platform_is_started_again(tmp_path: Path):
+@pytest.mark.parametrize("orphan", [False, True], ids=["whole", "with a process that does not notice"])
+async def test_a_server_that_dies_under_a_running_platform_is_started_again(tmp_path: Path, *, orphan: bool):
     server = EmbeddedPostgres(tmp_path / "data", durable=False)
     urls = await server.start()
+    pid = postmaster_pid(server.data_dir)
+    connection = await asyncpg.connect(urls.app_dsn)
+    if orphan:
+        # As one that waits for a lock of a process that was killed: it still has the shared memory.
+        os.kill(connection.get_server_pid(), signal.SIGSTOP)
     watch = asyncio.create_task(server.keep_running())
     try:
-        pid = int((server.cluster / "postmaster.pid").read_text().splitlines()[0])
         os.kill(pid, signal.SIGKILL)
 
         async def serves_again() -> bool:
@@ -251,10 +256,12 @@ async def test_a_server_that_dies_under_a_running_platform_is_started_again(tmp_
             except (OSError, asyncpg.PostgresError):
                 return False
             await connection.close()
-            return int((server.cluster / "postmaster.pid").read_text().splitlines()[0]) != pid
+            return postmaster_pid(server.data_dir) != pid
 
         await wait_until(serves_again, 30, what="the server to come back")
+        assert not is_alive(connection.get_server_pid())
     finally:
+        connection.terminate()
         watch.cancel()
         await asyncio.gather(watch, return_exceptions=True)
         await server.stop()
