@@ -6,9 +6,8 @@ SHELL := /bin/sh
 BIN := .venv/bin
 # Hundreds of tests start a process: each would compile every module again.
 unexport PYTHONDONTWRITEBYTECODE
-TEST_PROCESSES ?= 2
-# The slow ones wait more than they work.
-SLOW_TEST_PROCESSES ?= 3
+# Three for two cores: most tests wait for a server now and then.
+TEST_PROCESSES ?= 3
 PINS = uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --quiet \
 	--no-emit-index-url --no-header --no-annotate --no-emit-package quantum
 
@@ -23,7 +22,7 @@ serve: .venv/runtime ## Runs the platform at http://127.0.0.1:8000 until Ctrl-C
 
 test: lint ## Lint, then the quick tests, then the slow ones
 	$(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile -m "not slow and not chaos"
-	$(BIN)/python -m pytest -q -n $(SLOW_TEST_PROCESSES) --dist loadfile -m "(slow or chaos) and not endurance"
+	$(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile -m "(slow or chaos) and not endurance"
 
 endurance: .venv/dev ## The longest tests: whole suites over brokers that break, and thousands of random requests
 	$(BIN)/python -m pytest -q -m endurance

@@ -597,7 +597,7 @@ NEW_INTENT = st.one_of(
 
 @given(body=NEW_INTENT)
 @settings(
-    max_examples=150, deadline=None, derandomize=True, database=None,
+    max_examples=80, deadline=None, derandomize=True, database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
 async def test_any_json_creates_an_intent_that_reads_back_or_is_refused_by_the_book(probe: Probe, body: Any):

@@ -178,7 +178,7 @@ def requests(draw: st.DrawFn, world: World, operation: Operation) -> dict[str, A
 
 @given(data=st.data())
 @settings(
-    max_examples=40, deadline=None, derandomize=True, database=None,
+    max_examples=25, deadline=None, derandomize=True, database=None,
     phases=[Phase.generate],  # the failing request is in the message; making the 35 around it smaller takes minutes
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )  # fmt: skip

@@ -19,7 +19,7 @@ from tests.platforms import API, Served
 from write_api.work import WAIT_SECONDS_MAX
 
 pytestmark = [pytest.mark.slow]
-EXAMPLES_MAX = 15
+EXAMPLES_MAX = 8
 SEED = 20261121
 STEPS = [{"action": "no-op"}, {"action": "wait", "seconds": 0}]
 CHECKS = {

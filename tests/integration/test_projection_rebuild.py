@@ -41,7 +41,7 @@ def tenant_names(history: list[Happened]) -> dict[int, str]:
     return {owner: f"tenant-{next(_numbers)}" for owner in {happened.tenant for happened in history}}
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(history=histories())
 async def test_live_rows_rebuilt_rows_and_folded_states_are_the_same(
     history: list[Happened], projected: Projected, database: Database
