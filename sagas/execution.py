@@ -76,7 +76,7 @@ class ExecutionSaga:
         self._sweeper = Sweeper(self._dispatches, self._look_again)
         self._look = asyncio.Event()
         self._stopping = False
-        self._next_due, self._checks_due = 0.0, 0
+        self._next_due, self._checks_due, self._claimed = 0.0, 0, 0
         self._not_running: set[Key] = set()
 
     @property
@@ -328,7 +328,7 @@ class ExecutionSaga:
                     await first_of(_FAULT_PAUSE_SECONDS, stop)
             else:
                 self._room.backlog = True
-            await first_of(_CLAIM_PAUSE_SECONDS, stop)
+            await first_of(max(_CLAIM_PAUSE_SECONDS, self._room.seconds_for(self._claimed)), stop)
             await self._wait_until_due(stop)
 
     async def _take(self) -> None:
@@ -336,6 +336,7 @@ class ExecutionSaga:
         with self._room.promised() as places:
             rooms = self._room.of_tenants()
             taken = await self._dispatches.claim(places, tenant_room=self._limits.tenant_calls_max, rooms=rooms)
+            self._claimed = len(taken)
             for number, dispatch in enumerate(taken, start=1):
                 self._room.promise(len(taken) - number)
                 self._start(dispatch)
@@ -360,6 +361,7 @@ class ExecutionSaga:
         while True:
             await asyncio.sleep(_HEARTBEAT_SECONDS)
             began = loop.time()
+            self._room.tick()
             if not await self._beat_once():
                 continue
             if began > alive_until:

@@ -9,18 +9,23 @@ from domain.immutable import immutable
 from domain.tenant_limits import NO_LIMITS, TenantLimits
 from sagas.dispatches import Dispatch
 
+_SHARED_CLAIM_MAX = 16
+
 
 @immutable
 class Limits:
     """How many calls run at once in this process, how many of one tenant, and how long they may go on after the stop.
 
     `installation`: what holds for all of a tenant's calls, in whatever process, unless something else is set for the tenant.
+    `shared_calls_a_second`: how many are taken of those that wait while calls of other tenants come and find room at once. They
+    are taken evenly: a backlog would else come in bursts, each of which those others would have to sit out.
     """
 
     calls_max: int = 256
     tenant_calls_max: int = 224
     grace_seconds: float = 10.0
     installation: TenantLimits = NO_LIMITS
+    shared_calls_a_second: float = 600.0
 
 
 class Room:
@@ -35,6 +40,8 @@ class Room:
         self._of_tenant: dict[str, int] = {}
         self._count = 0
         self._promised = 0
+        self._lately: set[str] = set()
+        self._before: set[str] = set()
         self.backlog = True
         self.waits: frozenset[str] = frozenset()
         self.limited: frozenset[str] = frozenset()
@@ -48,11 +55,25 @@ class Room:
     def promised(self) -> Iterator[int]:
         """How many calls may be taken from the table: their places are kept for them until they are there. Of several places,
         some are left for what comes meanwhile."""
-        self._promised = self.free - self.free // 4
+        places = self.free - self.free // 4
+        self._promised = min(places, _SHARED_CLAIM_MAX) if self._is_shared else places
         try:
             yield self._promised
         finally:
             self._promised = 0
+
+    def seconds_for(self, taken: int) -> float:
+        """How long the calls that a claim has taken are to do for."""
+        return taken / self._limits.shared_calls_a_second if self._is_shared else 0.0
+
+    @property
+    def _is_shared(self) -> bool:
+        """True where some tenants wait for their turn while calls of others come and go: those others should not notice."""
+        return bool(self.waits) and not (self.waits.issuperset(self._lately) and self.waits.issuperset(self._before))
+
+    def tick(self) -> None:
+        """A second has passed."""
+        self._before, self._lately = self._lately, set()
 
     def promise(self, places: int) -> None:
         """Of those promised, so many are still kept: the others have begun, or there was nothing to take for them."""
@@ -107,5 +128,6 @@ class Room:
             take.append(fits)
             if fits:
                 free -= 1
+                self._lately.add(tenant_id)
                 taken[tenant_id] = taken.get(tenant_id, 0) + 1
         return take

@@ -11,8 +11,8 @@ from sagas.room import Limits, Room
 from tests.streams import AT
 
 
-def calls(count: int) -> list[Dispatch]:
-    return [Dispatch("t", "e", f"s{number}", 1, AT, uuid7(), uuid7(), "c", None) for number in range(count)]
+def calls(count: int, tenant_id: str = "t") -> list[Dispatch]:
+    return [Dispatch(tenant_id, "e", f"s{number}", 1, AT, uuid7(), uuid7(), "c", None) for number in range(count)]
 
 
 def room(places: int) -> Room:
@@ -71,3 +71,35 @@ def test_places_are_those_that_calls_under_way_leave() -> None:
         assert its.taken_at_once(calls(2), AT) == [False, False]
     its.leave("t")
     assert its.taken_at_once(calls(5), AT + timedelta(seconds=1)) == [True] * 4 + [False]
+
+
+def test_while_others_come_and_go_those_that_wait_are_taken_a_few_at_a_time_and_evenly() -> None:
+    its = room(256)
+    its.waits = frozenset({"flood"})
+    assert its.taken_at_once(calls(1, "flood"), AT) == [False]
+    with its.promised() as many:
+        assert many == 192, "nobody else is there"
+    assert its.seconds_for(many) == 0
+    assert its.taken_at_once(calls(1, "other"), AT) == [True]
+    with its.promised() as many:
+        assert many == 16
+    assert its.seconds_for(16) == pytest.approx(16 / 600)
+
+
+def test_who_was_not_heard_of_for_two_seconds_needs_no_regard() -> None:
+    its = room(256)
+    its.waits = frozenset({"flood"})
+    its.taken_at_once(calls(1, "other"), AT)
+    for is_shared in (True, True, False):
+        assert (its.seconds_for(1) > 0) is is_shared
+        its.tick()
+
+
+@pytest.mark.parametrize("waits", [frozenset(), frozenset({"one", "other"})], ids=["nobody waits", "all wait"])
+def test_without_a_tenant_to_spare_nothing_is_slowed_down(waits: frozenset[str]) -> None:
+    its = room(256)
+    its.taken_at_once(calls(1, "one") + calls(1, "other"), AT)
+    its.waits = waits
+    assert its.seconds_for(16) == 0
+    with its.promised() as many:
+        assert many == 192
