@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 
 import quantum.demo
-from bench.ground import TENANT, Figure, Served, caught_up, fetch, load, peer_api, postgres, serving
+from bench.ground import TENANT, Figure, Served, caught_up, fetch, load, median_turn, peer_api, postgres, serving
 
 CONNECTIONS = 64
 ROLES = ("write-api", "read-api", "projector")
@@ -57,7 +57,7 @@ async def _in_turns(peer: int, served: Served, seconds: float) -> tuple[dict[str
         empty = await _posts([peer], served.token, seconds / 2, "peer")
         ours = await _posts(served.of("write-api"), served.token, seconds / 2, "ours")
         turns.append((ours["rate"] / empty["rate"], empty, ours))
-    ratio, empty, ours = sorted(turns, key=lambda turn: turn[0])[len(turns) // 2]
+    ratio, empty, ours = median_turn(turns, lambda turn: turn[0])
     return empty, ours, ratio
 
 

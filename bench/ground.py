@@ -12,11 +12,11 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import asyncpg
 import orjson
@@ -26,6 +26,7 @@ from event_store.store import EventStore
 from quantum.embedded_postgres import DatabaseUrls, EmbeddedPostgres
 from quantum.issuing import keys_folder
 
+T = TypeVar("T")
 TENANT = "tenant-1"
 
 
@@ -71,6 +72,11 @@ async def event_store(urls: DatabaseUrls) -> AsyncIterator[EventStore]:
         yield store
     finally:
         await store.close()
+
+
+def median_turn(turns: Sequence[T], ratio: Callable[[T], float]) -> T:
+    """Of measurements in turns the one whose ratio is the median: a machine's speed changes within minutes."""
+    return sorted(turns, key=ratio)[len(turns) // 2]
 
 
 @dataclass(frozen=True, slots=True)

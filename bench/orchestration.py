@@ -20,7 +20,7 @@ from typing import Any
 
 import psutil
 
-from bench.ground import Figure, event_store, postgres, tell
+from bench.ground import Figure, event_store, median_turn, postgres, tell
 from bench.peer_restate import best_steps_a_second
 from bench.peer_restate import steps_a_second as restate_steps_a_second
 from commands.execution import StartExecution
@@ -265,7 +265,7 @@ async def measure(seconds: float) -> list[Figure]:
             of_chain, of_layers = await _chains_and_layers(store, seconds)
             tell(f"500 steps, 100 wide: {of_layers:,.0f} steps/s; chains of 5: {of_chain:,.0f} steps/s")
             floods = [await _flood(store, int(seconds * 1_000)) for _ in range(_FLOODS)]
-            idle, flooded = sorted(floods, key=lambda one: one[1] / one[0])[_FLOODS // 2]
+            idle, flooded = median_turn(floods, lambda one: one[1] / one[0])
             tell(f"p95 dispatch latency: {flooded:.1f} ms in a flood, {idle:.1f} ms idle; now executions that wait")
         async with event_store(urls) as store:
             few, many, memory = await _waiting(store, 1_000, 100_000 if seconds > 4 else 20_000)

@@ -6,7 +6,7 @@ import time
 import asyncpg
 
 from bench.append import single_appends
-from bench.ground import Figure, event_store, postgres
+from bench.ground import Figure, event_store, median_turn, postgres
 from domain.values import StreamId, TenantId
 from event_store.store import EventStore
 
@@ -26,7 +26,7 @@ SELECT gen_random_uuid(), gen_random_uuid(), 0, 1 + n % 10, 'tenant-' || (n / 10
 async def measure(seconds: float) -> list[Figure]:
     """Rates with 10 thousand and with 5 million events in the log; short runs fill in a tenth of the large one.
 
-    Both are measured in turns, and of each rate the turn with the median ratio counts: a machine's speed changes within minutes.
+    Both are measured in turns, and of each rate the turn with the median ratio counts.
     """
     most = LARGE if seconds >= 5 else LARGE // 10
     turns = []
@@ -39,8 +39,8 @@ async def measure(seconds: float) -> list[Figure]:
             turns.append((await _figures(few, seconds / 2, SMALL), await _figures(many, seconds / 2, most)))
     figures = []
     for name in turns[0][0]:
-        pairs = sorted([(few[name], many[name]) for few, many in turns], key=lambda pair: pair[0] / pair[1])
-        small, large = pairs[_TURNS // 2]
+        pairs = [(few[name], many[name]) for few, many in turns]
+        small, large = median_turn(pairs, lambda pair: pair[0] / pair[1])
         what = f"{name}: {SMALL:,} against {most:,} events"
         figures.append(Figure(what, f"{large:,.0f}/s", f"{small:,.0f}/s", small / large, 1.3, at_most=True))
     return figures

@@ -131,7 +131,7 @@ class EmbeddedPostgres:
         """Starts the server again whenever it is gone, until cancelled. Between `start` and `stop` alone."""
         while True:
             await asyncio.sleep(_WATCH_SECONDS)
-            if await asyncio.to_thread(_processes_alive, self.cluster):
+            if await asyncio.to_thread(_postmaster_lives, self.cluster):
                 continue
             log.error("the embedded PostgreSQL is gone; it is started again", cluster=str(self.cluster))
             try:
@@ -288,7 +288,7 @@ class EmbeddedPostgres:
         for mode in ("fast", "immediate"):
             if not (left := _processes_in(self.cluster)):
                 break
-            if not _processes_alive(self.cluster):
+            if not _postmaster_lives(self.cluster):
                 _end(left)  # nobody is there who could stop them
                 break
             done = account.run(
@@ -371,7 +371,7 @@ def _read_postmaster(cluster: Path) -> _Postmaster | None:
     return _Postmaster(int(lines[0]), socket_directory, ready=len(lines) > 7 and lines[7].strip() == "ready")
 
 
-def _processes_alive(cluster: Path) -> bool:
+def _postmaster_lives(cluster: Path) -> bool:
     """Whether the postmaster lives: a look at one process, cheap enough to be taken every second."""
     postmaster = _read_postmaster(cluster)
     if postmaster is None or postmaster.pid < 0:
@@ -392,6 +392,7 @@ def _works_in(cluster: Path, pid: int) -> bool:
 
 
 def _end(pids: set[int]) -> None:
+    """Safe once nobody is their postmaster: what they had not committed is lost with it anyway."""
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

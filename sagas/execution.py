@@ -76,7 +76,7 @@ class ExecutionSaga:
         self._sweeper = Sweeper(self._dispatches, self._look_again)
         self._look = asyncio.Event()
         self._stopping = False
-        self._next_due, self._checks_due, self._claimed = 0.0, 0, 0
+        self._next_due, self._checks_due = 0.0, 0
         self._not_running: set[Key] = set()
 
     @property
@@ -319,24 +319,23 @@ class ExecutionSaga:
         while not stop.is_set():
             self._look.clear()
             self._next_due = asyncio.get_running_loop().time() + _HEARTBEAT_SECONDS
+            taken = 0
             if self._room.free > 0:
                 try:
-                    await self._take()
+                    taken = await self._take()
                 except _FAULTS as fault:
                     log.warning("due attempts cannot be claimed; trying again", fault=repr(fault))
                     self._checks_due = _CHECKS_AFTER_FAULT
                     await first_of(_FAULT_PAUSE_SECONDS, stop)
             else:
                 self._room.backlog = True
-            await first_of(max(_CLAIM_PAUSE_SECONDS, self._room.seconds_for(self._claimed)), stop)
+            await first_of(max(_CLAIM_PAUSE_SECONDS, self._room.seconds_for(taken)), stop)
             await self._wait_until_due(stop)
 
-    async def _take(self) -> None:
-        """Begins what is due, as far as there are places, and learns whose rows are left and when more is due."""
+    async def _take(self) -> int:
+        """Begins what is due, as far as there are places, and learns whose rows are left and when more is due. Says how many."""
         with self._room.promised() as places:
-            rooms = self._room.of_tenants()
-            taken = await self._dispatches.claim(places, tenant_room=self._limits.tenant_calls_max, rooms=rooms)
-            self._claimed = len(taken)
+            taken = await self._dispatches.claim(places, tenant_room=self._limits.tenant_calls_max, rooms=self._room.of_tenants())
             for number, dispatch in enumerate(taken, start=1):
                 self._room.promise(len(taken) - number)
                 self._start(dispatch)
@@ -348,6 +347,7 @@ class ExecutionSaga:
             self._due_at(0.0)  # some places were left for what would come meanwhile
         elif waits is not None and (seconds := await self._dispatches.next_due_seconds()) is not None:
             self._due_at(asyncio.get_running_loop().time() + max(seconds, 0.0))
+        return len(taken)
 
     async def _wait_until_due(self, stop: asyncio.Event) -> None:
         loop = asyncio.get_running_loop()

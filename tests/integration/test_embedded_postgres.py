@@ -265,3 +265,19 @@ async def test_a_server_that_dies_under_a_running_platform_is_started_again(tmp_
         watch.cancel()
         await asyncio.gather(watch, return_exceptions=True)
         await server.stop()
+
+
+async def test_a_platform_that_stops_leaves_no_process_of_a_dead_server(data_dir: Path):
+    server = EmbeddedPostgres(data_dir, durable=False)
+    urls = await server.start()
+    connection = await asyncpg.connect(urls.app_dsn)
+    try:
+        os.kill(connection.get_server_pid(), signal.SIGSTOP)
+        os.kill(postmaster_pid(data_dir), signal.SIGKILL)
+        await wait_until(lambda: not is_alive(postmaster_pid(data_dir)), what="the postmaster to be gone")
+        await server.stop()
+        await wait_until(lambda: not is_alive(connection.get_server_pid()), what="what was left of it to be gone")
+    finally:
+        connection.terminate()
+    async with EmbeddedPostgres(data_dir, durable=False) as urls:
+        assert await query(urls.app_dsn, "SELECT 1") == 1
