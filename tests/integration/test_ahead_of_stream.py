@@ -8,6 +8,7 @@ from typing import Any
 
 from commands.execution import CancelExecution
 from commands.handle import handle
+from domain.execution_events import StepStarted
 from domain.values import ExecutionId
 from event_store.records import StoreUnavailable
 from event_store.store import EventStore
@@ -22,24 +23,27 @@ from tests.waiting import wait_until
 
 
 class Held(EmbeddedTransport):
-    """A stream that brings an execution's first step and then says nothing until it is let go."""
+    """A stream that brings the first step of a tenant's execution and then says nothing until it is let go.
 
-    def __init__(self, store: EventStore) -> None:
-        super().__init__(store)
-        self.go_on = asyncio.Event()
+    What earlier tests left in the log may come before that, in batches of its own, and so may the execution's first event.
+    """
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world.store)
+        self.tenant, self.go_on = world.tenant, asyncio.Event()
         self.repeats = False
 
     async def consume(self, group: str, handler: Any, *, stop: asyncio.Event, **more: Any) -> None:
         """As the real one, held between batches."""
-        is_first = True
+        has_begun = False
 
         async def held(messages: Sequence[Message]) -> None:
-            nonlocal is_first
-            if not is_first:
+            nonlocal has_begun
+            if has_begun:
                 await first_of(3600, stop, self.go_on)
                 if not self.go_on.is_set():
                     raise StoreUnavailable("The stream stops here.")
-            is_first = False
+            has_begun |= any(message.tenant_id == self.tenant and isinstance(message.event, StepStarted) for message in messages)
             await handler(messages)
             if self.repeats:
                 await handler(messages)
@@ -53,7 +57,8 @@ async def asked(probe: Quick, execution_id: ExecutionId, count: int) -> None:
 
 
 async def test_a_chain_goes_on_while_the_stream_says_nothing(store: EventStore) -> None:
-    world, stream = World(store, "ahead-chain"), Held(store)
+    world = World(store, "ahead-chain")
+    stream = Held(world)
     async with quick(world, transport=stream) as probe:
         started = await probe.start(steps=5)
         state = await world.ended(started)
@@ -66,7 +71,8 @@ async def test_a_chain_goes_on_while_the_stream_says_nothing(store: EventStore) 
 
 
 async def test_nobody_runs_further_ahead_than_the_limit(store: EventStore) -> None:
-    world, stream, steps = World(store, "ahead-limit"), Held(store), STEPS_AHEAD_MAX + 4
+    world = World(store, "ahead-limit")
+    stream, steps = Held(world), STEPS_AHEAD_MAX + 4
     async with quick(world, transport=stream) as probe:
         started = await probe.start(steps=steps)
         await asked(probe, started, STEPS_AHEAD_MAX + 1)
@@ -78,7 +84,8 @@ async def test_nobody_runs_further_ahead_than_the_limit(store: EventStore) -> No
 
 
 async def test_a_stream_that_repeats_itself_repeats_no_call(store: EventStore) -> None:
-    world, stream = World(store, "ahead-repeats"), Held(store)
+    world = World(store, "ahead-repeats")
+    stream = Held(world)
     stream.repeats = True
     stream.go_on.set()
     async with quick(world, transport=stream) as probe:
@@ -88,7 +95,8 @@ async def test_a_stream_that_repeats_itself_repeats_no_call(store: EventStore) -
 
 
 async def test_a_call_begun_ahead_that_becomes_slow_gets_its_row_when_the_stream_comes(store: EventStore) -> None:
-    world, stream, go_on = World(store, "ahead-slow"), Held(store), asyncio.Event()
+    world = World(store, "ahead-slow")
+    stream, go_on = Held(world), asyncio.Event()
     async with quick(world, transport=stream) as probe:
         probe.then = lambda invocation: go_on.wait() if invocation.step == "s1" else None
         started = await probe.start(steps=2)
@@ -103,7 +111,8 @@ async def test_a_call_begun_ahead_that_becomes_slow_gets_its_row_when_the_stream
 
 
 async def test_a_call_begun_ahead_that_crashes_is_made_again_when_the_stream_comes(store: EventStore) -> None:
-    world, stream, crashes = World(store, "ahead-crash"), Held(store), iter([True])
+    world = World(store, "ahead-crash")
+    stream, crashes = Held(world), iter([True])
 
     async def call(module: Any, invocation: Invocation) -> Any:
         result = await world.caller.call(module, invocation)
@@ -122,7 +131,8 @@ async def test_a_call_begun_ahead_that_crashes_is_made_again_when_the_stream_com
 
 
 async def test_what_dies_with_its_process_is_made_by_the_next_that_reads_the_stream(store: EventStore) -> None:
-    world, stream = World(store, "ahead-dies"), Held(store)
+    world = World(store, "ahead-dies")
+    stream = Held(world)
     async with quick(world, transport=stream) as probe:
         probe.then = lambda invocation: asyncio.sleep(3600) if invocation.step == "s1" else None
         started = await probe.start(steps=2)
@@ -135,7 +145,8 @@ async def test_what_dies_with_its_process_is_made_by_the_next_that_reads_the_str
 
 
 async def test_a_cancelled_execution_does_not_go_on_ahead_of_the_stream(store: EventStore) -> None:
-    world, stream, go_on = World(store, "ahead-cancel"), Held(store), asyncio.Event()
+    world = World(store, "ahead-cancel")
+    stream, go_on = Held(world), asyncio.Event()
     async with quick(world, transport=stream) as probe:
         probe.then = lambda invocation: go_on.wait() if invocation.step == "s1" else None
         started = await probe.start(steps=3)
