@@ -20,6 +20,8 @@ _NAMING = (intent.IntentCreated, intent.IntentArchived)
 
 def of(stream_id: StreamId, state: Any, events: Sequence[codec.DomainEvent]) -> list[Claim]:
     """What `events` take or give back, so that no two streams of the tenant hold it at a time."""
+    if isinstance(state, Execution) and state.options.business_key is None:
+        return []  # as nearly always: each step of an execution asks
     first = events[0]
     if isinstance(first, _NAMING):
         return [Claim(NAME_SCOPE, name, stream_id, takes) for name, takes in intent_commands.claims(cast("Any", events))]

@@ -1,11 +1,13 @@
 # intent_ref: commands.execution
 """What one may ask of an execution. `commands/execution.py` says what then happens."""
 
+from datetime import datetime
 from typing import Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from domain.execution_terms import Parent
+from domain.immutable import immutable
 from domain.values import ExecutionId, IntentId, StepId, TenantId
 
 
@@ -34,20 +36,29 @@ class _FollowUp(BaseModel):
     at: AwareDatetime
 
 
-class CompleteStep(_FollowUp):
-    """The module has answered: attempt `attempt` is done, with this result."""
+@immutable
+class CompleteStep:
+    """The module has answered: attempt `attempt` is done, with this result.
 
+    As the two commands below, it is made by the saga for every step, of values that it has: nothing is left to be checked.
+    """
+
+    execution_id: ExecutionId
+    at: datetime
     step: StepId
     attempt: int
     result: Any = None
 
 
-class FailStep(_FollowUp):
+@immutable
+class FailStep:
     """Attempt `attempt` has failed. `error` has `code` and `message`; not `retryable` means that no other attempt would help.
 
     An attempt that does not count was never really made (the module's breaker is open): it is made again after `again_seconds`.
     """
 
+    execution_id: ExecutionId
+    at: datetime
     step: StepId
     attempt: int
     error: dict[str, Any]
@@ -56,9 +67,12 @@ class FailStep(_FollowUp):
     again_seconds: float = 1.0
 
 
-class RecordOutcomes(_FollowUp):
+@immutable
+class RecordOutcomes:
     """Several answers that came at the same time. Those that come too late are left out."""
 
+    execution_id: ExecutionId
+    at: datetime
     outcomes: tuple[CompleteStep | FailStep, ...]
 
 

@@ -82,6 +82,7 @@ class GroupCommit:
         self._queue: deque[_Pending] = deque()
         self._in_flight: set[Hashable] = set()
         self._work = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop
         self._committing: list[frozenset[str]] = []
         """The tenants of each batch that is being committed."""
         self._tasks: list[asyncio.Task[None]] = []
@@ -89,6 +90,7 @@ class GroupCommit:
 
     def start(self) -> None:
         """Starts the writers; they connect on first use."""
+        self._loop = asyncio.get_running_loop()
         self._tasks = [asyncio.create_task(self._write(), name=f"append-{n}") for n in range(self._writers)]
 
     async def close(self) -> None:
@@ -108,8 +110,7 @@ class GroupCommit:
         """
         if len(self._queue) >= QUEUE_MAX:
             raise StoreUnavailable("20,000 appends are waiting already. Try again in a moment.")
-        loop = asyncio.get_running_loop()
-        pending = _Pending(append, _resources(append), _events_in(append), loop.create_future(), loop.time())
+        pending = _Pending(append, _resources(append), _events_in(append), self._loop.create_future(), self._loop.time())
         self._queue.append(pending)
         self._work.set()
         return await pending.answer
@@ -210,8 +211,7 @@ class GroupCommit:
         return any(all(one.append.tenant_id not in tenants for tenants in self._committing) for one in self._queue)
 
     async def _commit(self, connection: Any, batch: list[_Pending], *, careful: bool = False) -> None:
-        loop = asyncio.get_running_loop()
-        began = loop.time()
+        began = self._loop.time()
         try:
             row = await connection.fetchrow(_SQL, *_arguments(batch, careful=careful), timeout=STATEMENT_SECONDS_MAX)
         except Exception as fault:
@@ -231,7 +231,7 @@ class GroupCommit:
             for pending in batch:
                 await self._commit(connection, [pending], careful=True)
             return
-        self.statistics.observe_batch(len(batch), loop.time() - began)
+        self.statistics.observe_batch(len(batch), self._loop.time() - began)
         self._answer(batch, row)
 
     def _answer(self, batch: list[_Pending], row: Any) -> None:
@@ -274,15 +274,14 @@ class GroupCommit:
 
     def _try_later(self, pending: _Pending) -> None:
         self.statistics.busy += 1
-        loop = asyncio.get_running_loop()
-        if (waited := loop.time() - pending.queued_at) > BUSY_SECONDS_MAX:
+        if (waited := self._loop.time() - pending.queued_at) > BUSY_SECONDS_MAX:
             _answer_error(pending, StreamBusy(pending.append.streams[0].stream_id, waited))
             return
-        loop.call_later(pending.busy_pause, self._requeue, pending)
+        self._loop.call_later(pending.busy_pause, self._requeue, pending)
         pending.busy_pause = min(pending.busy_pause * 2, _BUSY_PAUSE_SECONDS_MAX)
 
     def _send_again(self, batch: list[_Pending]) -> None:
-        now = asyncio.get_running_loop().time()
+        now = self._loop.time()
         for pending in reversed(batch):
             if now - pending.queued_at > DATABASE_AWAY_SECONDS_MAX:
                 _answer_error(pending, StoreUnavailable(str(StoreUnavailable.__doc__)))

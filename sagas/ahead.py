@@ -9,6 +9,7 @@ itself for `STEPS_AHEAD_MAX` steps and no further (docs/adr/0013).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any
 from uuid import UUID
 
@@ -43,9 +44,9 @@ class Ahead:
         steps = 1 if before is None else before.steps + 1
         return None if steps > STEPS_AHEAD_MAX or len(self._begun) >= CALLS_AHEAD_MAX else steps
 
-    def begin(self, dispatch: Dispatch, steps: int, at: float) -> None:
-        """The call is made now (`at`, on the loop's clock)."""
-        self._begun[dispatch.event_id] = Begun(dispatch, steps, at)
+    def begin(self, dispatch: Dispatch, steps: int) -> None:
+        """The call is made now."""
+        self._begun[dispatch.event_id] = Begun(dispatch, steps, monotonic())
 
     def over(self, dispatch: Dispatch) -> None:
         """What came of the call is in the log."""
@@ -57,8 +58,9 @@ class Ahead:
         """The call that was begun for an event which the stream has brought now."""
         return self._begun.pop(event_id, None)
 
-    def forget(self, present: float) -> list[Dispatch]:
+    def forget(self) -> list[Dispatch]:
         """Gives up waiting for the stream where others hear of it now, or where it is far behind: it decides, when it comes."""
+        present = monotonic()
         old: list[Dispatch] = []
         for begun in self._begun.values():  # the oldest first
             if begun.at > present - FORGET_SECONDS:

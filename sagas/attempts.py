@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
+from time import perf_counter
 from typing import Any
 
 import structlog
@@ -139,8 +140,7 @@ class Attempts:
     async def _outcome(
         self, dispatch: Dispatch, state: Execution, work: Work, traceparent: str | None
     ) -> CompleteStep | FailStep | Later:
-        loop = asyncio.get_running_loop()
-        began = loop.time()
+        began = perf_counter()
         self._statistics.calls += 1
         result: CompleteStep | FailStep | Later
         try:
@@ -161,7 +161,7 @@ class Attempts:
         except ModuleError as error:
             outcome = error.code
             result = self._failed_with(dispatch, error)
-        seconds = loop.time() - began
+        seconds = perf_counter() - began
         self._took(dispatch, seconds)
         self._statistics.observe_call(work.module, outcome, seconds)
         return result

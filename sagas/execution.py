@@ -18,16 +18,16 @@ import structlog
 from commands.handle import Outcome, Shell
 from domain.execution import Execution
 from domain.refusals import LimitReached
-from domain.values import ExecutionId, TenantId, execution_stream
 from event_store import codec
 from event_store.faults import DATABASE_FAULTS
 from event_store.records import StoreUnavailable
 from sagas.admissions import Admissions
 from sagas.ahead import Ahead, calls_after
 from sagas.attempts import Attempts, Call, Statistics, Trace, untraced
+from sagas.calls import Calls
 from sagas.clock import Clock, now
-from sagas.dispatches import ALIVE_SECONDS, Dispatch, Dispatches, Key, Kind, Later
-from sagas.new_executions import keep_new
+from sagas.dispatches import ALIVE_SECONDS, Dispatch, Dispatches, Key, Later
+from sagas.new_executions import asks_nothing, keep_new
 from sagas.quickness import Quickness
 from sagas.reactions import NEVER, TOPICS, Cause, Drop, Reaction, react, settled
 from sagas.room import Limits, Room
@@ -66,7 +66,7 @@ class ExecutionSaga:
         self._wakes, self._admissions = Wakes(shell, self._clock), Admissions(shell, self._clock)
         self.worker = secrets.token_hex(8)
         self._dispatches = Dispatches(shell.store.platform_pool, self.worker, clock, installation=limits.installation)
-        self._running: dict[Key, tuple[Kind, asyncio.Task[None]]] = {}
+        self._calls = Calls(self._make, self._made)
         self._room = Room(limits)
         self._quickness, self._ahead = Quickness(), Ahead()
         self._attempts = Attempts(shell, call, self.statistics, trace, self._clock, self._go_on, self._quickness.took)
@@ -82,7 +82,7 @@ class ExecutionSaga:
     @property
     def running(self) -> int:
         """Calls under way in this process."""
-        return len(self._running)
+        return len(self._calls)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Works until `stop` is set; calls under way then get `grace_seconds`, and what is left goes to other workers."""
@@ -97,11 +97,11 @@ class ExecutionSaga:
                 group.create_task(self._take_due(stop), name="saga-timers")
         finally:
             self._stopping = True
-            if self._running and stop.is_set():
+            if self._calls and stop.is_set():
                 began = loop.time()
-                await asyncio.wait([task for _, task in self._running.values()], timeout=self._limits.grace_seconds)
-                log.info("the saga has stopped", seconds=round(loop.time() - began, 3), given_up=len(self._running))
-            await cancelled([*(task for _, task in self._running.values()), heart, sweeper], ALIVE_SECONDS)
+                await asyncio.wait(self._calls.tasks(), timeout=self._limits.grace_seconds)
+                log.info("the saga has stopped", seconds=round(loop.time() - began, 3), given_up=len(self._calls))
+            await cancelled([*self._calls.tasks(), heart, sweeper], ALIVE_SECONDS)
             with contextlib.suppress(*_FAULTS):
                 await self._sweeper.flush()
                 await self._dispatches.leave()
@@ -114,21 +114,15 @@ class ExecutionSaga:
             begun = self._ahead.heard_of(message.event_id)
             if begun is not None and begun.dispatch.key in self._rowless:
                 reactions.append(begun.dispatch)
-            elif begun is None or not begun.is_over:
+            elif (begun is None or not begun.is_over) and not asks_nothing(self._shell.store.states, message):
                 reactions += self._reactions(message)
         self.statistics.reactions += len(reactions)
         self.statistics.observe_reactions(len(reactions))
         dispatches, drops = settled(reactions)
-        if drops := [drop for drop in drops if not (drop.is_tidying and self._is_tidy(drop))]:
+        if drops:
             await self._drop(drops)
         if dispatches:
             await self._store(dispatches)
-
-    def _is_tidy(self, drop: Drop) -> bool:
-        """True for a complete execution that this process knows never to have had a timer."""
-        stream = execution_stream(ExecutionId(drop.execution_id))
-        known = self._shell.store.states.cached(TenantId(drop.tenant_id), stream)
-        return known is not None and known.state is not None and known.state.is_plain
 
     def _reactions(self, message: Message) -> list[Reaction]:
         try:
@@ -156,7 +150,7 @@ class ExecutionSaga:
         others = [(dispatch, taken) for dispatch, taken in zip(dispatches, take, strict=True) if dispatch.key not in keys]
         self._rowless |= keys
         for dispatch in quick:
-            self._start(dispatch)
+            self._begin(dispatch)
         quick += begun
         try:
             if others:
@@ -176,25 +170,24 @@ class ExecutionSaga:
         self._asleep -= keys
 
     def _is_quick(self, dispatch: Dispatch) -> bool:
-        return dispatch.kind == "call" and dispatch.key not in self._running and self._quickness.is_quick(dispatch)
+        return dispatch.kind == "call" and dispatch.key not in self._calls and self._quickness.is_quick(dispatch)
 
-    def _go_on(self, answered: Dispatch, traceparent: str | None, outcome: Outcome[Execution]) -> None:
-        """Begins the quick calls that an answer has led to; the stream brings them, too (sagas/ahead.py)."""
+    def _go_on(self, answered: Dispatch, traceparent: str | None, outcome: Outcome[Execution], *, is_free: bool) -> None:
+        """Begins the quick calls that an answer has led to; the stream brings them, too (sagas/ahead.py). `is_free`: whoever has
+        recorded the answer has nothing else to do, so that it can go on with a call itself."""
         if self._stopping or (steps := self._ahead.steps_after(answered)) is None:
             return
         calls = [call for call in calls_after(answered, traceparent, outcome.stored) if self._is_quick(call)]
-        present = asyncio.get_running_loop().time()
+        after = answered if is_free and len(calls) == 1 else None
         for call, taken in zip(calls, self._room.taken_at_once(calls, self._clock()), strict=True):
             if taken:
-                self._ahead.begin(call, steps, present)
+                self._ahead.begin(call, steps)
                 self._rowless.add(call.key)
-                self._start(call)
+                self._begin(call, after)
 
     async def _see_through(self, quick: Sequence[Dispatch]) -> None:
         """Waits a moment for calls without a row; those that go on, or have to be made again, get one."""
-        tasks = [self._running[dispatch.key][1] for dispatch in quick if dispatch.key in self._running]
-        if tasks:
-            await asyncio.wait(tasks, timeout=_QUICK_SECONDS_MAX)
+        await self._calls.over([dispatch.key for dispatch in quick], _QUICK_SECONDS_MAX)
         left = [dispatch for dispatch in quick if dispatch.key in self._rowless]
         try:
             if left:
@@ -220,7 +213,7 @@ class ExecutionSaga:
             raise
         for dispatch in dispatches:
             if stored.get(dispatch.key):
-                self._start(dispatch)
+                self._begin(dispatch)
             elif dispatch.key in stored:
                 self._due_at(asyncio.get_running_loop().time() + (dispatch.due_at - present).total_seconds())
 
@@ -229,20 +222,19 @@ class ExecutionSaga:
         whole = {(drop.tenant_id, drop.execution_id) for drop in drops if drop.step is None}
         runs = {(drop.tenant_id, drop.execution_id, drop.step) for drop in drops if drop.step is not None}
         self._disown({key for key in self._rowless if key[:2] in whole or key[:3] in runs})
-        for key, (kind, task) in self._running.items():
-            if kind == "call" and (key[:2] in whole or key[:3] in runs):
-                task.cancel()
-                self._sweeper.over(key)  # its row is still there where somebody had a hand on it in that moment
+        calls = [dispatch.key for dispatch in self._calls.dispatches if dispatch.kind == "call"]
+        unwanted = [key for key in calls if key[:2] in whole or key[:3] in runs]
+        for task in self._calls.tasks(unwanted):
+            task.cancel()
+        for key in unwanted:
+            self._sweeper.over(key)  # its row is still there where somebody had a hand on it in that moment
         self._sweeper.sweep()
         self._look_again([(drop.tenant_id,) for drop in drops])
 
-    def _start(self, dispatch: Dispatch) -> None:
-        if dispatch.key in self._running:
-            return
-        task = asyncio.create_task(self._make(dispatch), name=f"attempt-{dispatch.step}")
-        self._running[dispatch.key] = (dispatch.kind, task)
-        self._room.enter(dispatch.tenant_id)
-        task.add_done_callback(lambda _task: self._made(dispatch))
+    def _begin(self, dispatch: Dispatch, after: Dispatch | None = None) -> None:
+        if dispatch.key not in self._calls:
+            self._room.enter(dispatch.tenant_id)
+            self._calls.begin(dispatch, after=after)
 
     async def _make(self, dispatch: Dispatch) -> None:
         try:
@@ -295,7 +287,6 @@ class ExecutionSaga:
             self._sweeper.over(dispatch.key)
 
     def _made(self, dispatch: Dispatch) -> None:
-        self._running.pop(dispatch.key, None)
         self._room.leave(dispatch.tenant_id)
         self._look_again([dispatch.key])
 
@@ -338,7 +329,7 @@ class ExecutionSaga:
             taken = await self._dispatches.claim(places, tenant_room=self._limits.tenant_calls_max, rooms=self._room.of_tenants())
             for number, dispatch in enumerate(taken, start=1):
                 self._room.promise(len(taken) - number)
-                self._start(dispatch)
+                self._begin(dispatch)
                 if number % _BEGUN_TOGETHER == 0:
                     await asyncio.sleep(0)  # whoever has one call waits for a few of these, not for all
         waits = await self._dispatches.waiting_tenants()
@@ -367,7 +358,7 @@ class ExecutionSaga:
             if began > alive_until:
                 await self._give_up_what_others_took()
             alive_until = began + ALIVE_SECONDS
-            self._disown({dispatch.key for dispatch in self._ahead.forget(began)})
+            self._disown({dispatch.key for dispatch in self._ahead.forget()})
             if self._checks_due:
                 await self._give_back_what_is_not_running()
             beats += 1
@@ -387,12 +378,13 @@ class ExecutionSaga:
         """After a heartbeat that came too late: calls that another worker has taken over are not ours any more."""
         with contextlib.suppress(*_FAULTS):
             held = await self._dispatches.held()
-            await cancelled([task for key, (_, task) in self._running.items() if key not in held], ALIVE_SECONDS)
+            taken = [dispatch.key for dispatch in self._calls.dispatches if dispatch.key not in held]
+            await cancelled(self._calls.tasks(taken), ALIVE_SECONDS)
 
     async def _give_back_what_is_not_running(self) -> None:
         """A lease may have been stored although its answer was lost. Twice seen without a call, it is given back."""
         with contextlib.suppress(*_FAULTS):
-            idle = (await self._dispatches.held()) - {*self._running, *self._sweeper.keys}
+            idle = (await self._dispatches.held()) - {*(dispatch.key for dispatch in self._calls.dispatches), *self._sweeper.keys}
             if lost := idle & self._not_running:
                 log.warning("leases without a call are given back", count=len(lost))
                 await self._dispatches.postpone(sorted(lost))

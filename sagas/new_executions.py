@@ -1,5 +1,6 @@
 # intent_ref: sagas.execution
-"""Executions that begin: the stream brings their first events, so nobody has to read them again from the log.
+"""Executions that begin: the stream brings their first events, so nobody has to read them again from the log; and what is known
+of an execution tells that its beginning and its end ask for nothing.
 
 Only while they are fresh. What a dead worker's successor hears again is older than a lease lasts, and then the log knows better
 what became of it: a call whose outcome is recorded is not made again.
@@ -10,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 from domain.execution import evolve
-from domain.execution_events import ExecutionStarted
+from domain.execution_events import ExecutionCompleted, ExecutionStarted
 from domain.values import StreamId, TenantId
 from event_store import codec
 from event_store.snapshots import Loaded, StateCache
@@ -18,6 +19,7 @@ from streaming.transport import Message
 
 FRESH = timedelta(seconds=1.5)
 _STARTED = codec.topic_of(ExecutionStarted)
+_BEGINNING_OR_END = frozenset({_STARTED, codec.topic_of(ExecutionCompleted)})
 
 
 def keep_new(states: StateCache, messages: Sequence[Message]) -> None:
@@ -44,3 +46,11 @@ def keep_new(states: StateCache, messages: Sequence[Message]) -> None:
     for (tenant_id, stream_id), loaded in begun.items():
         if loaded is not None:
             states.keep(TenantId(tenant_id), StreamId(stream_id), evolve, loaded)
+
+
+def asks_nothing(states: StateCache, message: Message) -> bool:
+    """True for the start and the completion of an execution that, as this process knows, never has a timer or a parent."""
+    if message.topic not in _BEGINNING_OR_END:
+        return False
+    known = states.cached(TenantId(message.tenant_id), StreamId(message.stream_id))
+    return known is not None and known.state is not None and known.state.is_plain and known.state.options.parent is None

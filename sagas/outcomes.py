@@ -6,7 +6,8 @@ So one is recorded at a time; what comes in the meantime waits and then goes tog
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 import structlog
 
@@ -37,8 +38,13 @@ class Answered:
     recorded: asyncio.Future[bool | None]
 
 
-Recorded = Callable[[Dispatch, str | None, Outcome[Execution]], None]
-"""(what was answered, the trace of the answer, what it led to): told of each answer that this process has put into the log."""
+class Recorded(Protocol):
+    """Told of each answer that this process has put into the log: what was answered, the trace of the answer, and what it led to.
+    `is_free`: the one who has recorded it has nothing else to record.
+    """
+
+    def __call__(self, answered: Dispatch, traceparent: str | None, outcome: Outcome[Execution], *, is_free: bool) -> None:
+        """Takes note of it."""
 
 
 class Outcomes:
@@ -128,7 +134,10 @@ class Outcomes:
                 await asyncio.sleep(back_off)
                 back_off = min(back_off * 2, _BACK_OFF_SECONDS_MAX)
         if self._recorded is not None and outcome.stored:
-            self._recorded(dispatch, traceparent, outcome)
+            is_free = not isinstance(command, RecordOutcomes) and not self._waiting.get(
+                (dispatch.tenant_id, dispatch.execution_id)
+            )
+            self._recorded(dispatch, traceparent, outcome, is_free=is_free)
         return outcome
 
 

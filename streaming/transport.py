@@ -20,9 +20,12 @@ from event_store import codec
 from event_store.records import Metadata, RecordedEvent
 
 
-@dataclass(frozen=True)
+@dataclass(unsafe_hash=True)
 class Message:
-    """An event on a stream. A repeat has the same `event_id` and `position`; positions grow within a key."""
+    """An event on a stream. A repeat has the same `event_id` and `position`; positions grow within a key.
+
+    Nobody changes one; not frozen, because that costs a microsecond for each event of each reader (see `domain.immutable`).
+    """
 
     event_id: UUID
     position: int

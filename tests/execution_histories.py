@@ -2,6 +2,7 @@
 """Histories of executions as commands write them: whatever may be asked of an execution is asked of it, in any order."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -97,7 +98,7 @@ def continuations(draw: st.DrawFn, state: Execution, at: datetime) -> list[Any]:
     """The events of one more command; none where it is refused, or changes nothing."""
     name, command = draw(st.sampled_from(commands(state, at)))
     if name == "complete":
-        command = command.model_copy(update={"result": draw(st.sampled_from(RESULTS))})
+        command = replace(command, result=draw(st.sampled_from(RESULTS)))
     try:
         return list(decide(state, command))
     except Refusal:
