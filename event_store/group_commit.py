@@ -22,7 +22,6 @@ from event_store.records import (
     Appended,
     AppendTooLarge,
     ClaimTaken,
-    NewEvent,
     StoreUnavailable,
     StreamBusy,
     VersionConflict,
@@ -32,8 +31,8 @@ from event_store.records import (
 _SQL = """
 SELECT * FROM quantum.append_events(
     $1::text, $2::text::int[], $3::text::text[], $4::text::text[], $5::text::int[], $6::text::uuid[], $7::text::text[],
-    $8::text::int[], $9::text::int[], $10::text::uuid[], $11::text::text[], $12::bytea[],
-    $13::text::int[], $14::text::text[], $15::text::text[], $16::text::text[], $17::text::text[], $18::text::bool[], $19)
+    $8::text::int[], $9::text::int[], $10::text::int[], $11::text::uuid[], $12::text::text[], $13::bytea[],
+    $14::text::int[], $15::text::text[], $16::text::text[], $17::text::text[], $18::text::text[], $19::text::bool[], $20)
 """
 APPENDS_MAX = 256
 SECOND_BATCH_FROM = 32
@@ -324,36 +323,37 @@ def _events_in(append: Append) -> int:
 def _arguments(batch: list[_Pending], *, careful: bool = False) -> tuple[str | list[bytes] | bool, ...]:
     """The parameters of `append_events`, in its order: tenants, parts, their events, claims, whether to look first."""
     parts: list[tuple[Any, ...]] = []
-    events: list[NewEvent] = []
+    events: list[tuple[Any, ...]] = []
     claims: list[tuple[Any, ...]] = []
     for number, pending in enumerate(batch, start=1):
         append = pending.append
         tenant, command, metadata = append.tenant_id, append.command_id.hex, metadata_bytes(append.metadata).decode()
         index = 0
         for stream in append.streams:
-            count = len(stream.events)
-            parts.append((number, tenant, stream.stream_id, stream.expected, command, metadata, index, count))
-            events += stream.events
-            index += count
+            parts.append((number, tenant, stream.stream_id, stream.expected, command, metadata))
+            for place, event in enumerate(stream.events, start=1):
+                events.append((len(parts), index, place, event.event_id.hex, event.topic, event.payload))
+                index += 1
         for claim in append.claims:
             claims.append((number, tenant, claim.scope, claim.value, claim.stream_id, claim.takes))
     tenants = list(dict.fromkeys(pending.append.tenant_id for pending in batch))
     return (
         text_array(tenants),
         *_arrays(parts, _PART_ARRAYS),
-        plain_array([event.event_id.hex for event in events]),
-        text_array([event.topic for event in events]),
-        [event.payload for event in events],
+        *_arrays(events, _EVENT_ARRAYS),
         *_arrays(claims, _CLAIM_ARRAYS),
         careful,
     )
 
 
-_PART_ARRAYS = (plain_array, text_array, text_array, plain_array, plain_array, text_array, plain_array, plain_array)
+_PART_ARRAYS = (plain_array, text_array, text_array, plain_array, plain_array, text_array)
+_EVENT_ARRAYS: tuple[Callable[[Any], str | list[bytes]], ...] = (
+    plain_array, plain_array, plain_array, plain_array, text_array, list,
+)  # fmt: skip
 _CLAIM_ARRAYS = (plain_array, text_array, text_array, text_array, text_array, plain_array)
 
 
-def _arrays(rows: list[tuple[Any, ...]], columns: tuple[Callable[[Any], str], ...]) -> list[str]:
+def _arrays(rows: list[tuple[Any, ...]], columns: tuple[Callable[[Any], str | list[bytes]], ...]) -> list[str | list[bytes]]:
     """Rows as one array a column."""
     if not rows:
         return ["{}"] * len(columns)

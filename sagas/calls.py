@@ -1,8 +1,8 @@
 # intent_ref: sagas.execution
 """What one worker is busy with: each thing in a task, and the next call of a chain in the task of the one before.
 
-A task costs about as much as the decision on an answer: it is made, scheduled, and looked at when it ends. So a chain of quick
-calls needs one, and whoever waits for several calls is told once, when the last of them is over.
+A task costs six microseconds, and each who waits for it as much again. So a chain of quick calls needs one, and whoever waits for
+several calls is told once, when the last of them is over.
 """
 
 import asyncio
