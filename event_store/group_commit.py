@@ -214,7 +214,9 @@ class GroupCommit:
         try:
             row = await connection.fetchrow(_SQL, *_arguments(batch, careful=careful), timeout=STATEMENT_SECONDS_MAX)
         except Exception as fault:
-            if isinstance(fault, DATABASE_AWAY) and not isinstance(fault, ValueError):
+            # Where the server's table of locks is full, there may be room for those of one append after the other.
+            is_crowded = isinstance(fault, asyncpg.OutOfMemoryError) and len(batch) > 1
+            if isinstance(fault, DATABASE_AWAY) and not isinstance(fault, ValueError) and not is_crowded:
                 raise
             if isinstance(fault, asyncpg.UniqueViolationError) and not careful:
                 # A command seen before, or a new stream that is not new: now it is worth looking who that is.

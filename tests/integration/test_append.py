@@ -228,6 +228,23 @@ async def test_appends_that_are_empty_or_too_large_are_refused_before_anything_i
     assert (await append(store, "large", "s", 4096)).versions == (4096,)
 
 
+async def test_appends_go_one_by_one_where_the_server_has_no_room_for_the_locks_of_all(
+    store: EventStore, database: Database
+) -> None:
+    owner = await asyncpg.connect(database.owner_dsn)
+    try:
+        with pytest.raises(asyncpg.OutOfMemoryError):
+            await owner.execute("SELECT count(pg_advisory_lock(n)) FROM generate_series(1, 1000000) AS n")
+        held = await owner.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")
+        await owner.execute("SELECT count(pg_advisory_unlock(n)) FROM generate_series(1, 100) AS n")
+        answers = await asyncio.gather(*(append(store, "crowded", f"s-{n}") for n in range(300)))
+    finally:
+        await owner.close()
+    assert held > 1_000
+    assert all(answer.versions == (1,) for answer in answers)
+    assert len({answer.position for answer in answers}) == 300
+
+
 async def test_connections_killed_under_load_lose_nothing_that_was_answered_and_store_nothing_twice(
     store: EventStore, database: Database
 ) -> None:
