@@ -200,8 +200,8 @@ async def worker(app_dsn: str, platform_dsn: str, seconds: float, in_flight: int
     print(count, took)
 
 
-_MORE_TURNS = 3
-"""After each has been tried in every setting, its best one is measured so often again: the machine's speed changes."""
+_TURNS = 5
+"""After each has been tried in every setting, the best ones are measured so often, in turns: the machine's speed changes."""
 SHAPES = {"one process": ("all",), "two processes": ("all", "all"), "one calls, one carries out": ("caller", "saga")}
 """How the platform is spread: each of its processes may have every role, or one."""
 
@@ -218,14 +218,11 @@ async def steps_a_second(urls: DatabaseUrls, roles: tuple[str, ...], seconds: fl
         await asyncio.gather(*(saga.communicate(b"") for saga in sagas))
 
 
-async def dbos_steps_a_second(owner_dsn: str, seconds: float) -> float:
-    """Steps a second of DBOS, the better of its two ways, in one process or in two."""
-    rates = []
-    for processes in (1, 2):
-        words = (owner_dsn, str(seconds / 4), str(IN_FLIGHT // processes))
-        rates.append(sum(await asyncio.gather(*(_steps_of("bench.peer_dbos", *words, f"p{n}") for n in range(processes)))))
-        tell(f"DBOS in {processes} process{'es' if processes > 1 else ''}: {rates[-1]:,.0f} steps/s")
-    return max(rates)
+async def dbos_steps_a_second(owner_dsn: str, processes: int, seconds: float) -> float:
+    """Steps a second of DBOS, the better of its two ways, in so many processes."""
+    words = (owner_dsn, str(seconds / 2), str(IN_FLIGHT // processes))
+    calls = (_steps_of("bench.peer_dbos", *words, f"p{number}") for number in range(processes))
+    return sum(await asyncio.gather(*calls))
 
 
 async def _started(module: str, *arguments: str, stdin: int | None = None) -> asyncio.subprocess.Process:
@@ -243,22 +240,7 @@ async def _steps_of(module: str, *arguments: str) -> float:
 async def measure(seconds: float) -> list[Figure]:
     """Steps a second beside DBOS, the latency of a dispatch, and what width, waiting and floods cost."""
     async with postgres() as (_, urls):
-        dbos = await dbos_steps_a_second(urls.owner_dsn, seconds)
-        restate = await best_steps_a_second(seconds / 2)
-        rates = {}
-        for shape, roles in SHAPES.items():
-            rates[shape] = await steps_a_second(urls, roles, seconds)
-            tell(f"Quantum, {shape}: {rates[shape]:,.0f} steps/s")
-        shape = max(rates, key=rates.__getitem__)
-        for _ in range(_MORE_TURNS):
-            again = await steps_a_second(urls, SHAPES[shape], seconds / 2)
-            tell(f"Quantum, {shape}: {again:,.0f} steps/s")
-            rates[shape] = max(rates[shape], again)
-            if restate is not None:
-                setting, rate = restate
-                again = await restate_steps_a_second(setting, seconds / 2)
-                tell(f"Restate with {setting}: {again:,.0f} steps/s")
-                restate = setting, max(rate, again)
+        beside_peers = await _beside_peers(urls, seconds)
         async with event_store(urls) as store:
             median, last = await _latencies(store, int(seconds * 40))
             tell(f"dispatch latency, idle: median {median:.1f} ms, p99 {last:.1f} ms")
@@ -269,15 +251,8 @@ async def measure(seconds: float) -> list[Figure]:
             tell(f"p95 dispatch latency: {flooded:.1f} ms in a flood, {idle:.1f} ms idle; now executions that wait")
         async with event_store(urls) as store:
             few, many, memory = await _waiting(store, 1_000, 100_000 if seconds > 4 else 20_000)
-    best = rates[shape]
-    what, ours = f"chains of 5 no-op steps, 64 in flight: {shape}", f"{best:,.0f} steps/s"
-    beside_restate = []
-    if restate is not None:
-        setting, rate = restate
-        beside_restate.append(Figure(what, ours, f"Restate {rate:,.0f} steps/s ({setting})", best / rate, 1))
     return [
-        Figure(what, ours, f"DBOS {dbos:,.0f} steps/s", best / dbos, 10),
-        *beside_restate,
+        *beside_peers,
         Figure("dispatch latency, idle, median", f"{median:.1f} ms", "10 ms", median / 10, 1, at_most=True),
         Figure("dispatch latency, idle, p99", f"{last:.1f} ms", "30 ms", last / 30, 1, at_most=True),
         Figure(
@@ -290,6 +265,34 @@ async def measure(seconds: float) -> list[Figure]:
         ),
         Figure("p95 dispatch latency in a flood", f"{flooded:.1f} ms", f"idle {idle:.1f} ms", flooded / idle, 2, at_most=True),
     ]  # fmt: skip
+
+
+async def _beside_peers(urls: DatabaseUrls, seconds: float) -> list[Figure]:
+    """Each at its best setting found, in turns; of each pair the turn with the median ratio."""
+    dbos = {processes: await dbos_steps_a_second(urls.owner_dsn, processes, seconds / 2) for processes in (1, 2)}
+    tell(f"DBOS in one process: {dbos[1]:,.0f} steps/s; in two: {dbos[2]:,.0f}")
+    restate = await best_steps_a_second(seconds / 2)
+    rates = {}
+    for shape, roles in SHAPES.items():
+        rates[shape] = await steps_a_second(urls, roles, seconds)
+        tell(f"Quantum, {shape}: {rates[shape]:,.0f} steps/s")
+    shape = max(rates, key=rates.__getitem__)
+    beside_dbos, beside_restate = [], []
+    for _ in range(_TURNS):
+        ours = await steps_a_second(urls, SHAPES[shape], seconds / 2)
+        beside_dbos.append((ours, await dbos_steps_a_second(urls.owner_dsn, max(dbos, key=dbos.__getitem__), seconds / 2)))
+        tell(f"Quantum, {shape}: {ours:,.0f} steps/s; DBOS: {beside_dbos[-1][1]:,.0f}")
+        if restate is not None:
+            beside_restate.append((ours, await restate_steps_a_second(restate[0], seconds / 2)))
+            tell(f"Restate with {restate[0]}: {beside_restate[-1][1]:,.0f} steps/s")
+    peers = [("DBOS", beside_dbos, 10), ("Restate" if restate is None else f"Restate ({restate[0]})", beside_restate, 1)]
+    what = f"chains of {STEPS} no-op steps, {IN_FLIGHT} in flight: {shape}"
+    figures = []
+    for peer, turns, reach in peers:
+        if turns:
+            ours, theirs = median_turn(turns, lambda one: one[0] / one[1])
+            figures.append(Figure(what, f"{ours:,.0f} steps/s", f"{peer} {theirs:,.0f} steps/s", ours / theirs, reach))
+    return figures
 
 
 def _rate(carried_out: tuple[int, float], steps: int) -> float:

@@ -47,10 +47,13 @@ SELECT {_COLUMNS} FROM quantum.events
    AND crc32(convert_to(tenant_id || '/' || stream_id, 'UTF8')) % $5 = ANY ($6::bigint[]) ORDER BY position LIMIT $3
 """  # noqa: S608
 _READ_LOG_OF_TENANT = f"SELECT {_COLUMNS} FROM quantum.read_tenant_log($1, $2, $3, $4, $5)"  # noqa: S608
-_READ_NEWEST = f"SELECT {_COLUMNS}, horizon FROM quantum.read_newest($1, $2, $3, $4)"  # noqa: S608
+_READ_NEWEST = f"SELECT {_COLUMNS}, horizon FROM quantum.read_newest($1, $2, $3, $4, $5, $6)"  # noqa: S608
 _CLAIM_HOLDER = "SELECT stream_id FROM quantum.claims WHERE tenant_id = $1 AND scope = $2 AND value = $3"
 Trace = Callable[[str, str | None, Mapping[str, str]], AbstractContextManager[str | None]]
 """(name, traceparent of the cause, attributes) -> a span around what follows."""
+
+Partitions = tuple[int, Collection[int]]
+"""Into how many the streams fall, and the numbers of some of them."""
 
 _VERSION_MAX = (1 << 31) - 1
 _COMMAND_TIMEOUT_SECONDS = 30.0
@@ -214,7 +217,7 @@ class EventStore:
         limit: int,
         tenant_id: TenantId | None = None,
         topics: frozenset[str] | None = None,
-        partitions: tuple[int, Collection[int]] | None = None,
+        partitions: Partitions | None = None,
     ) -> LogPage:
         """Up to `limit` events after a position, never past the horizon; of one tenant (under its row-level security) or all.
 
@@ -227,7 +230,11 @@ class EventStore:
             if newest is not None:
                 return newest
         horizon = self._horizon
-        if horizon <= after + limit:
+        if horizon <= after + limit and partitions is not None:
+            horizon, events = await self._read_newest(after, limit, topics, partitions)
+            if horizon <= after + GAP_MAX:
+                return LogPage(events, events[-1].position if len(events) == limit else max(after, horizon))
+        elif horizon <= after + limit:
             horizon = await self._horizon_for_readers()
         if horizon <= after:
             return LogPage([], after)
@@ -252,9 +259,12 @@ class EventStore:
             rows = await self._fetch(self.platform_pool, _READ_LOG_OF_TOPICS, after, until, limit, sorted(topics))
         return [RecordedEvent(*row) for row in rows]
 
-    async def _read_newest(self, after: int, limit: int, topics: frozenset[str] | None) -> tuple[int, list[RecordedEvent]]:
+    async def _read_newest(
+        self, after: int, limit: int, topics: frozenset[str] | None, partitions: Partitions | None = None
+    ) -> tuple[int, list[RecordedEvent]]:
         wanted = None if topics is None else list(topics)
-        rows = await self._fetch(self.platform_pool, _READ_NEWEST, after, GAP_MAX, wanted, limit)
+        count, numbers = (1, None) if partitions is None else (partitions[0], list(partitions[1]))
+        rows = await self._fetch(self.platform_pool, _READ_NEWEST, after, GAP_MAX, wanted, limit, count, numbers)
         self._horizon = max(self._horizon, rows[0][-1])
         return rows[0][-1], [RecordedEvent(*row[:-1]) for row in rows if row[0] is not None]
 
