@@ -12,7 +12,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,8 @@ from quantum.issuing import keys_folder
 
 T = TypeVar("T")
 TENANT = "tenant-1"
+WARM_UP_SECONDS = 1.0
+"""How long each does its work before it is measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,22 @@ async def event_store(urls: DatabaseUrls) -> AsyncIterator[EventStore]:
         yield store
     finally:
         await store.close()
+
+
+async def repeated(do: Callable[[], Awaitable[object]], seconds: float, in_flight: int) -> tuple[int, float]:
+    """(how often `do` was done, seconds it took) with so many under way at a time, after `WARM_UP_SECONDS` of the same."""
+    count = 0
+
+    async def caller(ends: float) -> None:
+        nonlocal count
+        while time.perf_counter() < ends:
+            await do()
+            count += 1
+
+    for period in (WARM_UP_SECONDS, seconds):
+        began, count = time.perf_counter(), 0
+        await asyncio.gather(*(caller(began + period) for _ in range(in_flight)))
+    return count, time.perf_counter() - began
 
 
 def median_turn(turns: Sequence[T], ratio: Callable[[T], float]) -> T:

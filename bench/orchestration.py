@@ -20,7 +20,7 @@ from typing import Any
 
 import psutil
 
-from bench.ground import Figure, event_store, median_turn, postgres, tell
+from bench.ground import Figure, event_store, median_turn, postgres, repeated, tell
 from bench.peer_restate import best_steps_a_second
 from bench.peer_restate import steps_a_second as restate_steps_a_second
 from commands.execution import StartExecution
@@ -171,18 +171,7 @@ async def executions_in(
     bench = Workbench(store)
     async with bench.working(has_saga=has_saga):
         intent_id = await bench.intent(definition or chain(STEPS))
-        await bench.execution(intent_id)
-        count, ends = 0, time.perf_counter() + seconds
-
-        async def caller() -> None:
-            nonlocal count
-            while time.perf_counter() < ends:
-                await bench.execution(intent_id)
-                count += 1
-
-        began = time.perf_counter()
-        await asyncio.gather(*(caller() for _ in range(in_flight)))
-        return count, time.perf_counter() - began
+        return await repeated(lambda: bench.execution(intent_id), seconds, in_flight)
 
 
 async def worker(app_dsn: str, platform_dsn: str, seconds: float, in_flight: int, role: str) -> None:

@@ -14,6 +14,8 @@ from urllib.parse import parse_qs, urlsplit
 
 from dbos import DBOS, DBOSConfig
 
+from bench.ground import WARM_UP_SECONDS, repeated
+
 STEPS = 5
 POOL = 16
 
@@ -44,33 +46,23 @@ def five_steps_threaded() -> None:
 
 async def asynchronous(seconds: float, in_flight: int) -> tuple[int, float]:
     """(workflows, seconds) with so many coroutines."""
-    count, ends = 0, time.perf_counter() + seconds
-
-    async def caller() -> None:
-        nonlocal count
-        while time.perf_counter() < ends:
-            await five_steps()
-            count += 1
-
-    began = time.perf_counter()
-    await asyncio.gather(*(caller() for _ in range(in_flight)))
-    return count, time.perf_counter() - began
+    return await repeated(five_steps, seconds, in_flight)
 
 
 def threaded(seconds: float, in_flight: int) -> tuple[int, float]:
     """(workflows, seconds) with so many threads."""
-    ends = time.perf_counter() + seconds
 
-    def caller(_number: int) -> int:
+    def caller(ends: float) -> int:
         count = 0
         while time.perf_counter() < ends:
             five_steps_threaded()
             count += 1
         return count
 
-    began = time.perf_counter()
     with ThreadPoolExecutor(in_flight) as pool:
-        count = sum(pool.map(caller, range(in_flight)))
+        for period in (WARM_UP_SECONDS, seconds):
+            began = time.perf_counter()
+            count = sum(pool.map(caller, [began + period] * in_flight))
     return count, time.perf_counter() - began
 
 

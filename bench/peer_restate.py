@@ -27,7 +27,7 @@ from typing import Any
 import orjson
 from platformdirs import user_cache_path
 
-from bench.ground import free_port, load, tell, wait_for
+from bench.ground import WARM_UP_SECONDS, free_port, load, tell, wait_for
 
 VERSION = "1.7.12"
 IN_FLIGHT = 64
@@ -35,7 +35,6 @@ STEPS = 5
 _SERVICE, _HANDLER = "chain", "five_steps"
 _INSTALL_SECONDS_MAX = 300.0
 _STOP_SECONDS_MAX = 15.0
-_WARM_UP_SECONDS = 1.0
 _PROCESSORS = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "arm64": "arm64"}
 _PUBLISHED = {"linux-x64", "linux-arm64", "darwin-x64", "darwin-arm64"}
 
@@ -223,7 +222,7 @@ async def steps_a_second(setting: Setting, seconds: float) -> float:
         job = {
             "kind": "post", "path": f"/{_SERVICE}/{_HANDLER}", "body": {}, "ports": [ingress], "connections": IN_FLIGHT,
         }  # fmt: skip
-        await load({**job, "seconds": _WARM_UP_SECONDS})
+        await load({**job, "seconds": WARM_UP_SECONDS})
         result = await load({**job, "seconds": seconds})
     return float(result["rate"]) * STEPS
 
