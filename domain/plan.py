@@ -233,7 +233,7 @@ class Plan:
 
     def step_of(self, run_id: str) -> PlannedStep | None:
         """The step behind a run: of the step itself (`deploy`), one of its items (`deploy[3]`), or an undoing (`~deploy`)."""
-        return self.by_id.get(step_of_run(run_id))
+        return self.by_id.get(StepId(run_id)) or self.by_id.get(step_of_run(run_id))
 
 
 _SHARED_MAX = 512

@@ -13,6 +13,8 @@ _MESSAGE_CHARS_MAX = 2_000
 
 def storable(result: Any, bytes_max: int = RESULT_BYTES_MAX) -> Any:
     """The result as JSON holds it; raises `ModuleError` `result-too-large` or `result-invalid`, neither worth a retry."""
+    if result is None:
+        return None
     try:
         data = orjson.dumps(result)
     except TypeError as fault:

@@ -274,7 +274,7 @@ def _invocation(
         raise ModuleError("queue-timeout", message, retryable=False)
     try:
         parameters = work.parameters
-        if has_expressions(parameters):
+        if parameters and has_expressions(parameters):
             parameters = evaluate(parameters, scope_of(state, dispatch.step))
     except ExpressionFailed as fault:
         raise ModuleError(

@@ -1,6 +1,7 @@
 # intent_ref: tests.execution-core
 """The time that a step has as a whole, gates, children and fallback included; and times by the clocks of a place."""
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -133,14 +134,10 @@ def test_the_end_of_the_time_is_a_reason_to_wake_as_long_as_the_step_is_under_wa
 
 def test_a_step_whose_gates_were_entered_before_this_was_known_has_its_time_from_its_start() -> None:
     play = Play({"action": "a", "wait": 60, **HOUR})
-    play.events[-1] = StepWaiting(**{**_fields(play.events[-1]), "limits": None})
+    play.events[-1] = replace(play.events[-1], limits=None)
     play._state = again(play)
     assert play.later(60).due("a") == ["start a"]
     assert play.only(StepStarted).limits.expires_at == after(3_660)
-
-
-def _fields(event: Any) -> dict[str, Any]:
-    return {name: getattr(event, name) for name in event.__slots__}
 
 
 def test_a_rerun_has_all_the_time_again_for_its_gates_too() -> None:

@@ -1,9 +1,9 @@
 # intent_ref: domain.immutable
-"""Value classes: equal by what they hold, without room for anything else, and read-only for the type checker."""
+"""Value classes: equal by what they hold, and read-only for the type checker."""
 
 from dataclasses import field, replace
-from typing import Any
 
+import orjson
 import pytest
 from mypy import api
 
@@ -40,13 +40,14 @@ def test_values_are_equal_by_what_they_hold():
             assert found == 2
 
 
-def test_a_value_has_no_room_for_other_fields():
-    point: Any = Point(1)
-    with pytest.raises(AttributeError):
-        point.z = 1
+def test_a_value_is_written_as_its_fields():
+    assert orjson.dumps(Point(1, notes=("here",))) == b'{"x":1,"y":0,"notes":["here"]}'
 
 
-@pytest.mark.parametrize(("line", "is_allowed"), [("print(point.x)", True), ("point.x = 2", False), ("Point('a')", False)])
+@pytest.mark.parametrize(
+    ("line", "is_allowed"),
+    [("print(point.x)", True), ("point.x = 2", False), ("point.z = 1", False), ("Point('a')", False)],
+)
 def test_the_type_checker_lets_nobody_change_one(line: str, is_allowed: bool):
     said, _, status = api.run(["--config-file=", "--strict", "-c", _SNIPPET.format(line=line)])
     assert (status == 0) == is_allowed, said
