@@ -8,6 +8,7 @@ nothing for themselves. So whoever is first reads what is new, of the topics tha
 import asyncio
 from bisect import bisect_right
 from collections.abc import Awaitable, Callable
+from time import monotonic
 from typing import Final
 
 from event_store.records import RecordedEvent
@@ -16,6 +17,8 @@ EVENTS_MAX: Final = 2_000
 READ_TOGETHER: Final = 200
 BYTES_MAX: Final = 16 << 20
 """What is kept, by number and by payload, beside what was read last. A reader further behind reads from PostgreSQL."""
+FRESH_SECONDS: Final = 0.2
+"""How long a look that found the end of the log answers for those who ask before the next wake-up; some wake-ups are lost."""
 GAP_MAX: Final = 10_000
 """How many positions are read at most to bring the tail to a reader or to the end of the log; past that, it begins anew there."""
 
@@ -51,6 +54,7 @@ class Tail:
         self._bytes = 0
         self._is_complete = False  # whether `end` was the end of the log when it was looked at last
         self._reading: _Reading | None = None
+        self._looked = (-1, 0.0)  # since which wake-up, and when, `end` was found to be the end of the log
 
     async def page(self, after: int, limit: int, topics: Topics) -> tuple[list[RecordedEvent], int] | None:
         """Up to `limit` events behind a position, and how far the reader has come with them; None where it is too far behind.
@@ -71,6 +75,8 @@ class Tail:
                     return found
             generation, reading = self._generation(), self._reading
             if reading is None:
+                if after == self.end and self._is_known_to_end(generation):
+                    return [], after
                 reading = await self._extend(generation, max(limit, READ_TOGETHER))
             else:
                 await asyncio.wait((reading.over,))
@@ -78,6 +84,10 @@ class Tail:
                     raise reading.fault
             if reading.is_complete and reading.generation == generation and self.begin <= after and self.end <= after:
                 return [], after
+
+    def _is_known_to_end(self, generation: int) -> bool:
+        looked_in, looked_at = self._looked
+        return self._is_complete and looked_in == generation and monotonic() < looked_at + FRESH_SECONDS
 
     def _covers(self, topics: Topics) -> bool:
         return self.topics is None or (topics is not None and topics <= self.topics)
@@ -97,7 +107,7 @@ class Tail:
 
     async def _extend(self, generation: int, limit: int) -> _Reading:
         reading = self._reading = _Reading(generation)
-        end, topics = self.end, self.topics
+        end, topics, began = self.end, self.topics, monotonic()
         try:
             horizon, events = await self._read(end, limit, topics)
             if horizon > end + GAP_MAX:
@@ -105,6 +115,7 @@ class Tail:
                 return reading
             if self.end == end and self.topics == topics:  # else it has begun anew meanwhile
                 self._is_complete = reading.is_complete = len(events) < limit
+                self._looked = generation, began
                 self._add(events, max(end, horizon) if reading.is_complete else events[-1].position)
         except Exception as fault:
             reading.fault = fault

@@ -21,7 +21,7 @@ class Log:
 
     def __init__(self) -> None:
         self.events: list[RecordedEvent] = []
-        self.generation = self.looks = 0
+        self.generation = self.looks = self.asked = 0
         self.gate = asyncio.Event()
         self.gate.set()
         self.is_away = False
@@ -40,6 +40,7 @@ class Log:
         return self.events[-1].position if self.events else 0, list(islice(wanted, limit))
 
     async def read(self, after: int, limit: int, topics: Topics) -> tuple[int, list[RecordedEvent]]:
+        self.asked += 1
         await asyncio.sleep(0)
         horizon, found = self.found(after, limit, topics)
         if not after < horizon <= after + tail.GAP_MAX:
@@ -65,6 +66,22 @@ async def test_readers_who_come_together_cost_one_look() -> None:
     assert log.looks == 1
     assert await log.positions(3) == ([4, 5], 5)
     assert log.looks == 1
+
+
+async def test_the_end_of_the_log_needs_no_other_look_before_the_next_wake_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = Log()
+    log.append("a")
+    assert await log.positions(0) == ([1], 1)
+    assert await log.positions(1) == ([], 1)
+    assert log.asked == 1
+    log.append("a")
+    assert await log.positions(1) == ([2], 2)
+    log.append("a")
+    log.generation -= 1  # a wake-up that was lost
+    assert await log.positions(2) == ([], 2)
+    assert log.asked == 2
+    monkeypatch.setattr(tail, "FRESH_SECONDS", 0.0)
+    assert await log.positions(2) == ([3], 3)
 
 
 async def test_each_reader_gets_its_own_topics_and_passes_over_the_rest() -> None:
