@@ -35,7 +35,7 @@ SELECT * FROM quantum.append_events(
     $14::text::int[], $15::text::text[], $16::text::text[], $17::text::text[], $18::text::text[], $19::text::bool[], $20)
 """
 APPENDS_MAX = 256
-SECOND_BATCH_FROM = 32
+SECOND_BATCH_FROM = 20
 SPLIT_FROM = 48
 _ROUNDS_TO_JOIN_MAX = 8
 EVENTS_MAX = 4096
@@ -198,6 +198,7 @@ class GroupCommit:
         While a batch is being committed, what comes gathers for the next, because a large batch costs less an append than two
         small ones. But PostgreSQL and this process take turns then; so where there is plenty, two batches go side by side, each
         with half of it (measured with 64 callers: 64 instead of 61 µs of processor time an append, and 1.35 times the rate).
+        From 20 on, not 32, a second one goes: 64 executions under way did 1.14 times as many steps a second in one process.
         And no tenant waits for a batch that is all of others': a flood of theirs would otherwise slow down each of its commands.
         """
         waiting = len(self._queue)
