@@ -36,6 +36,7 @@ SELECT * FROM quantum.append_events(
 """
 APPENDS_MAX = 256
 SECOND_BATCH_FROM = 20
+SECOND_BATCH_FROM_EVENTS = 40
 SPLIT_FROM = 48
 _ROUNDS_TO_JOIN_MAX = 8
 EVENTS_MAX = 4096
@@ -198,12 +199,14 @@ class GroupCommit:
         While a batch is being committed, what comes gathers for the next, because a large batch costs less an append than two
         small ones. But PostgreSQL and this process take turns then; so where there is plenty, two batches go side by side, each
         with half of it (measured with 64 callers: 64 instead of 61 µs of processor time an append, and 1.35 times the rate).
-        From 20 on, not 32, a second one goes: 64 executions under way did 1.14 times as many steps a second in one process.
+        From 20 on, not 32, a second one goes: 64 executions under way did 1.14 times as many steps a second in one process. So it
+        does for the events of a few wide executions, which have dozens an append (1.08 times as many steps).
         And no tenant waits for a batch that is all of others': a flood of theirs would otherwise slow down each of its commands.
         """
         waiting = len(self._queue)
         if self._committing:
-            return APPENDS_MAX if waiting >= SECOND_BATCH_FROM or self._has_another_tenant() else 0
+            is_plenty = waiting >= SECOND_BATCH_FROM or sum(one.events for one in self._queue) >= SECOND_BATCH_FROM_EVENTS
+            return APPENDS_MAX if is_plenty or self._has_another_tenant() else 0
         return min(APPENDS_MAX, -(-waiting // 2)) if waiting >= SPLIT_FROM else APPENDS_MAX
 
     def _has_another_tenant(self) -> bool:

@@ -5,7 +5,16 @@ import asyncio
 from typing import Any
 
 from domain.values import StreamId, TenantId
-from event_store.group_commit import APPENDS_MAX, SECOND_BATCH_FROM, SPLIT_FROM, GroupCommit, _events_in, _Pending, _resources
+from event_store.group_commit import (
+    APPENDS_MAX,
+    SECOND_BATCH_FROM,
+    SECOND_BATCH_FROM_EVENTS,
+    SPLIT_FROM,
+    GroupCommit,
+    _events_in,
+    _Pending,
+    _resources,
+)
 from event_store.ids import uuid7
 from event_store.records import NO_STREAM, Append, Metadata, NewEvent, StreamAppend
 
@@ -19,10 +28,11 @@ class Answer:
         return False
 
 
-def queued(count: int, stream: str = "") -> GroupCommit:
+def queued(count: int, stream: str = "", events: int = 1) -> GroupCommit:
     commit = GroupCommit(lambda: None, lambda: None)
     for number in range(count):
-        part = StreamAppend(StreamId(stream or f"s-{number}"), [NewEvent(uuid7(), "t", b"{}")], NO_STREAM)
+        new = [NewEvent(uuid7(), "t", b"{}") for _ in range(events)]
+        part = StreamAppend(StreamId(stream or f"s-{number}"), new, NO_STREAM)
         append = Append(TenantId("tenant-1"), uuid7(), Metadata("c", None, "a", None), (part,), ())
         answer: Any = Answer()
         commit._queue.append(_Pending(append, _resources(append), _events_in(append), answer, 0.0))
@@ -42,6 +52,13 @@ def test_a_short_queue_goes_as_one_batch_and_what_comes_meanwhile_waits() -> Non
     later = queued(SECOND_BATCH_FROM - 1)
     later._committing.append(OWN)
     assert later._take() == []
+
+
+def test_a_few_appends_of_many_events_go_beside_the_first_batch_too() -> None:
+    for count, events, taken in ((2, SECOND_BATCH_FROM_EVENTS // 2, 2), (1, SECOND_BATCH_FROM_EVENTS - 1, 0)):
+        commit = queued(count, events=events)
+        commit._committing.append(OWN)
+        assert len(commit._take()) == taken
 
 
 def test_a_tenant_does_not_wait_for_a_batch_that_is_all_of_others() -> None:
