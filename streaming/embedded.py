@@ -104,8 +104,6 @@ class _Reader:
                 await self._wait(stop, generation)
             elif await self._delivery.deliver(self._undone(page.events, leases)):
                 self._mark(leases, page.next)
-                if ours is not None and len(page.events) < self._batch_max and generation == self._store.wakeups.generation:
-                    await self._wait(stop, generation)  # it came to the end of the log, as seen since the last wake-up
 
     def _owns(self, message: Message) -> bool:
         return self._partitions.are_ours and partition_of(message.key, self._partitions.count) in self._partitions.held
