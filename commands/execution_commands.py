@@ -40,7 +40,7 @@ class _FollowUp(BaseModel):
 class CompleteStep:
     """The module has answered: attempt `attempt` is done, with this result.
 
-    As the two commands below, it is made by the saga for every step, of values that it has: nothing is left to be checked.
+    As the two commands below, it is made of values that have been checked where they came in, for every step: so it checks none.
     """
 
     execution_id: ExecutionId

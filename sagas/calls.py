@@ -6,7 +6,7 @@ told once, when the last of them is over.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 from functools import partial
 
 from sagas.dispatches import Dispatch, Key
@@ -46,6 +46,9 @@ class Calls:
 
     def __contains__(self, key: object) -> bool:
         return key in self._lines
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._lines)
 
     @property
     def dispatches(self) -> list[Dispatch]:

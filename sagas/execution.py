@@ -378,13 +378,12 @@ class ExecutionSaga:
         """After a heartbeat that came too late: calls that another worker has taken over are not ours any more."""
         with contextlib.suppress(*_FAULTS):
             held = await self._dispatches.held()
-            taken = [dispatch.key for dispatch in self._calls.dispatches if dispatch.key not in held]
-            await cancelled(self._calls.tasks(taken), ALIVE_SECONDS)
+            await cancelled(self._calls.tasks([key for key in self._calls if key not in held]), ALIVE_SECONDS)
 
     async def _give_back_what_is_not_running(self) -> None:
         """A lease may have been stored although its answer was lost. Twice seen without a call, it is given back."""
         with contextlib.suppress(*_FAULTS):
-            idle = (await self._dispatches.held()) - {*(dispatch.key for dispatch in self._calls.dispatches), *self._sweeper.keys}
+            idle = (await self._dispatches.held()) - {*self._calls, *self._sweeper.keys}
             if lost := idle & self._not_running:
                 log.warning("leases without a call are given back", count=len(lost))
                 await self._dispatches.postpone(sorted(lost))

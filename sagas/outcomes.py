@@ -134,10 +134,8 @@ class Outcomes:
                 await asyncio.sleep(back_off)
                 back_off = min(back_off * 2, _BACK_OFF_SECONDS_MAX)
         if self._recorded is not None and outcome.stored:
-            is_free = not isinstance(command, RecordOutcomes) and not self._waiting.get(
-                (dispatch.tenant_id, dispatch.execution_id)
-            )
-            self._recorded(dispatch, traceparent, outcome, is_free=is_free)
+            others = self._waiting.get((dispatch.tenant_id, dispatch.execution_id))
+            self._recorded(dispatch, traceparent, outcome, is_free=not others and not isinstance(command, RecordOutcomes))
         return outcome
 
 
