@@ -18,7 +18,7 @@ from event_store.store import EventStore
 from streaming.embedded import EmbeddedTransport
 from streaming.transport import Message, partition_of
 from tests.conftest import Database
-from tests.consumers import Seen, another_store, consuming
+from tests.consumers import Seen, another_store, assert_in_order, consuming
 from tests.streams import append
 from tests.waiting import wait_until
 
@@ -146,6 +146,35 @@ async def test_partitions_that_move_under_load_skip_nothing_and_keep_the_order(d
         await wait_until(lambda: len({message.event_id for message in seen.messages}) == total, 30, what="every event")
     for versions in seen.versions().values():
         assert [version for n, version in enumerate(versions) if version not in versions[:n]] == list(range(1, max(versions) + 1))
+
+
+async def test_who_has_some_partitions_and_catches_up_goes_on_past_where_others_had_come(
+    database: Database, store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streaming.embedded._IDLE_SECONDS_MAX", 3_600.0)
+    seen = Seen("behind")
+    position = (await append(store, "behind", "s", 1)).position
+    async with consuming(EmbeddedTransport(store), "behind", seen.handle):
+        await wait_until(lambda: seen.messages, what="to begin where the log ends")
+    await store.platform_pool.execute(
+        "INSERT INTO quantum.stream_members VALUES ('behind', 'another', now() + interval '1 hour')"
+    )
+    await store.platform_pool.execute(
+        "UPDATE quantum.stream_leases SET owner = 'another', checkpoint = $1 WHERE consumer_group = 'behind' AND partition < 8",
+        position,
+    )
+    names = [f"s{n}" for n in range(60)]
+    theirs = [name for name in names if partition_of(f"behind/{name}", 16) < 8]
+    ours = [name for name in names if name not in theirs]
+    async with another_store(database) as reading:
+        await reading.wakeups.close()  # nothing tells it of what comes from now on
+        await asyncio.gather(*(append(store, "behind", name, 1) for name in theirs))
+        await reading.horizon()  # so far another reader of the process has looked
+        await asyncio.gather(*(append(store, "behind", name, 1) for name in ours))
+        later = Seen("behind")
+        async with consuming(EmbeddedTransport(reading), "behind", later.handle, batch_max=10):
+            await wait_until(lambda: later.has_all(dict.fromkeys(ours, 1)), what="all of its half")
+    assert_in_order(later, dict.fromkeys(ours, 1))
 
 
 async def _come_and_go(store: EventStore, seen: Seen) -> None:
