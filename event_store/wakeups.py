@@ -18,7 +18,7 @@ import structlog
 from event_store.faults import DATABASE_FAULTS
 
 _CHANNEL = "quantum_log"
-_SIGNAL_INTERVAL_SECONDS = 0.005
+_SIGNAL_INTERVAL_SECONDS = 0.01
 WAKE_INTERVAL_SECONDS = 0.001
 _RECONNECT_SECONDS_MAX = 5.0
 

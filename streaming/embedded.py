@@ -13,7 +13,7 @@ from typing import Literal
 import structlog
 
 from event_store.records import RecordedEvent, StoreUnavailable
-from event_store.store import EventStore
+from event_store.store import EventStore, LogPage
 from streaming.dead_letters import DeadLetters
 from streaming.delivery import Circumstances, Delivery, DeliveryLimits, Statistics
 from streaming.partitions import Lease, Partitions
@@ -24,6 +24,8 @@ from streaming.waiting import first_of
 PARTITIONS = 16
 _IDLE_SECONDS_MAX = 1.0
 _STORE_AWAY_SECONDS = 0.5
+_SHARERS_MAX = 4
+"""Among so many it costs less to read others' events along with the process's other readers than to ask for one's own alone."""
 
 log = structlog.get_logger(__name__)
 
@@ -94,8 +96,7 @@ class _Reader:
             await self._delivery.redrive(self._owns)
             after = min(lease.done for lease in leases.values())
             try:
-                ours = None if len(leases) == self._partitions.count else (self._partitions.count, leases.keys())
-                page = await self._store.read_log(after, limit=self._batch_max, topics=self._topics, partitions=ours)
+                page = await self._page(after, leases)
             except StoreUnavailable as fault:
                 log.warning("the log cannot be read; trying again", group=self._group, fault=str(fault))
                 await first_of(_STORE_AWAY_SECONDS, stop)
@@ -104,6 +105,16 @@ class _Reader:
                 await self._wait(stop, generation)
             elif await self._delivery.deliver(self._undone(page.events, leases)):
                 self._mark(leases, page.next)
+
+    async def _page(self, after: int, leases: dict[int, Lease]) -> LogPage:
+        """The events behind a position: of all partitions where the process's readers share them, else of ours alone."""
+        has_all = len(leases) == self._partitions.count
+        if not has_all and len(leases) * _SHARERS_MAX >= self._partitions.count:
+            newest = await self._store.newest(after, limit=self._batch_max, topics=self._topics)
+            if newest is not None:
+                return newest
+        ours = None if has_all else (self._partitions.count, leases.keys())
+        return await self._store.read_log(after, limit=self._batch_max, topics=self._topics, partitions=ours)
 
     def _owns(self, message: Message) -> bool:
         return self._partitions.are_ours and partition_of(message.key, self._partitions.count) in self._partitions.held

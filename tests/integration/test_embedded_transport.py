@@ -148,7 +148,7 @@ async def test_partitions_that_move_under_load_skip_nothing_and_keep_the_order(d
         assert [version for n, version in enumerate(versions) if version not in versions[:n]] == list(range(1, max(versions) + 1))
 
 
-async def test_who_has_some_partitions_and_catches_up_goes_on_past_where_others_had_come(
+async def test_who_has_few_partitions_and_catches_up_goes_on_past_where_others_had_come(
     database: Database, store: EventStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("streaming.embedded._IDLE_SECONDS_MAX", 3_600.0)
@@ -160,11 +160,11 @@ async def test_who_has_some_partitions_and_catches_up_goes_on_past_where_others_
         "INSERT INTO quantum.stream_members VALUES ('behind', 'another', now() + interval '1 hour')"
     )
     await store.platform_pool.execute(
-        "UPDATE quantum.stream_leases SET owner = 'another', checkpoint = $1 WHERE consumer_group = 'behind' AND partition < 8",
+        "UPDATE quantum.stream_leases SET owner = 'another', checkpoint = $1 WHERE consumer_group = 'behind' AND partition < 13",
         position,
     )
     names = [f"s{n}" for n in range(60)]
-    theirs = [name for name in names if partition_of(f"behind/{name}", 16) < 8]
+    theirs = [name for name in names if partition_of(f"behind/{name}", 16) < 13]
     ours = [name for name in names if name not in theirs]
     async with another_store(database) as reading:
         await reading.wakeups.close()  # nothing tells it of what comes from now on
@@ -173,7 +173,7 @@ async def test_who_has_some_partitions_and_catches_up_goes_on_past_where_others_
         await asyncio.gather(*(append(store, "behind", name, 1) for name in ours))
         later = Seen("behind")
         async with consuming(EmbeddedTransport(reading), "behind", later.handle, batch_max=10):
-            await wait_until(lambda: later.has_all(dict.fromkeys(ours, 1)), what="all of its half")
+            await wait_until(lambda: later.has_all(dict.fromkeys(ours, 1)), what="all of its own")
     assert_in_order(later, dict.fromkeys(ours, 1))
 
 
