@@ -9,6 +9,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import field
+from functools import partial
 from typing import Any, Generic, TypeVar, cast, get_args, overload
 from uuid import UUID
 
@@ -27,14 +28,14 @@ from commands.execution_start import begun, startable
 from commands.holdings import MayHold, any_number, newly_held
 from commands.intent import CreateIntent, IntentCommand
 from commands.kept_inputs import recorded_inputs
-from commands.kept_values import ValueStore, with_kept
+from commands.kept_values import Room, ValueStore, with_kept
 from commands.module import ModuleCommand
 from commands.pull_subscription import PullSubscriptionCommand
 from commands.recorded_events import new_event
 from commands.starts import MayDescend, MayStart, any_descent, unlimited
 from commands.subscription import SubscriptionCommand
 from commands.tenant import TenantCommand
-from commands.turns import Turn, Turns
+from commands.turns import Turns
 from domain import custom_event, execution, intent, module, pull_subscription, subscription, tenant
 from domain.custom_event import CustomEvents
 from domain.definition import Rules
@@ -225,20 +226,22 @@ class Decided:
     state: Any = None
 
 
-Decide = Callable[[Any, bool], Awaitable[Decided]]
-"""The decision on (state, whether cached facts are good enough)."""
+Decide = Callable[[Any, bool], Decided | Awaitable[Decided]]
+"""The decision on (state, whether cached facts are good enough); to be awaited only where something has to be asked or kept."""
 
 
 def _pure(decide: Callable[[Any], Sequence[codec.DomainEvent]]) -> Decide:
-    async def decided(state: Any, may_be_stale: bool) -> Decided:
-        return Decided(decide(state))
-
-    return decided
+    return lambda state, may_be_stale: Decided(decide(state))
 
 
 def _on_execution(shell: Shell, envelope: Envelope, command: FollowUpCommand) -> Decide:
-    async def decided(state: Execution | None, may_be_stale: bool) -> Decided:
-        turn = await with_kept(shell.inputs, envelope.tenant_id, lambda room: execution_commands.decided(state, command, room))
+    def decided(state: Execution | None, may_be_stale: bool) -> Decided | Awaitable[Decided]:
+        room = Room()
+        turn = execution_commands.decided(state, command, room)
+        return _in_more_room(state, room) if room.unkept else Decided(turn.events, turn.state)
+
+    async def _in_more_room(state: Execution | None, room: Room) -> Decided:
+        turn = await with_kept(shell.inputs, envelope.tenant_id, room, partial(execution_commands.decided, state, command))
         return Decided(turn.events, turn.state)
 
     return decided
@@ -275,7 +278,10 @@ async def _start_execution(shell: Shell, command: StartExecution, envelope: Enve
         catalogue = await actions_of(shell, envelope.tenant_id, may_be_stale=may_be_stale)
         start = startable(loaded.state, command, catalogue, shell.rules)
         inputs = await recorded_inputs(start, command, shell.inputs, envelope.tenant_id)
-        turn = await with_kept(shell.inputs, envelope.tenant_id, lambda room: begun(start, command, inputs, room))
+        room = Room()
+        turn = begun(start, command, inputs, room)
+        if room.unkept:
+            turn = await with_kept(shell.inputs, envelope.tenant_id, room, partial(begun, start, command, inputs))
         if command.business_key is not None and turn.state.status in execution.ENDED:
             # It holds its key for no time at all, so the append has nothing to claim; what holds it now goes before.
             value = execution_commands.key_of(command.intent_id, command.business_key)
@@ -302,75 +308,76 @@ async def _obey(
     shell: Shell, envelope: Envelope, stream_id: StreamId, evolve: Callable[[Any, Any], Any], decide: Decide, *,
     is_new: bool = False,
 ) -> Outcome[Any]:  # fmt: skip
-    async with shell.turns.turn(envelope.tenant_id, stream_id) as turn:
-        return await _in_turn(shell, envelope, stream_id, evolve, decide, turn, is_new=is_new)
-
-
-async def _in_turn(
-    shell: Shell, envelope: Envelope, stream_id: StreamId, evolve: Callable[[Any, Any], Any], decide: Decide, turn: Turn, *,
-    is_new: bool,
-) -> Outcome[Any]:  # fmt: skip
     store, tenant_id = shell.store, envelope.tenant_id
-    for attempt in range(ATTEMPTS_MAX):
-        known = store.states.cached(tenant_id, stream_id)
-        if known is None and is_new:
-            known = Loaded(None, NO_STREAM)
-        may_be_stale = attempt == 0 and known is not None
-        loaded = cast("Loaded[Any]", known) if may_be_stale else await store.load(tenant_id, stream_id, evolve)
-        try:
-            decided = await decide(loaded.state, may_be_stale)
-        except Refusal:
-            if may_be_stale:
-                continue
-            replay = await _replayed(store, envelope, evolve)
-            if replay is None:
-                raise
-            return replay
-        events = decided.events
-        if not events:
-            if may_be_stale:
-                continue
-            replay = await _replayed(store, envelope, evolve)
-            return replay or Outcome(loaded.state, loaded.version, await store.horizon(), False)
-        encoded = [new_event(event) for event in events]
-        try:
-            appended = await store.append(
-                tenant_id,
-                [StreamAppend(stream_id, encoded, loaded.version)],
-                command_id=envelope.command_id,
-                metadata=_metadata(envelope),
-                claims=claims.of(stream_id, loaded.state, events),
-            )
-        except VersionConflict:
+    with shell.turns.turn(tenant_id, stream_id) as turn:
+        if turn.has_line:
             await turn.wait()
-            if attempt:
-                await asyncio.sleep(random.uniform(0, 0.002 * attempt))  # noqa: S311 - spreads retries, no secret
-            continue
-        except ClaimTaken as taken:
-            replay = await _replayed(store, envelope, evolve)
-            if replay is not None:
+        for attempt in range(ATTEMPTS_MAX):
+            known = store.states.cached(tenant_id, stream_id)
+            if known is None and is_new:
+                known = Loaded(None, NO_STREAM)
+            may_be_stale = attempt == 0 and known is not None
+            loaded = cast("Loaded[Any]", known) if may_be_stale else await store.load(tenant_id, stream_id, evolve)
+            try:
+                decided = decide(loaded.state, may_be_stale)
+                if not isinstance(decided, Decided):
+                    decided = await decided
+            except Refusal:
+                if may_be_stale:
+                    continue
+                replay = await _replayed(store, envelope, evolve)
+                if replay is None:
+                    raise
                 return replay
-            if taken.scope == NAME_SCOPE:
-                raise IntentNameTaken(taken.value) from taken
-            holder = await store.claim_holder(tenant_id, taken.scope, taken.value)
-            if holder is None:
-                continue  # it has ended in the meantime
-            execution_id = holder.removeprefix(execution_stream(ExecutionId("")))
-            raise ExecutionExists(taken.value.partition("/")[2], execution_id) from taken
-        if appended.repeated:
-            return await _folded(store, envelope, appended.repeated, evolve)
-        state = decided.state
-        if state is None:
-            state = loaded.state
-            for event in events:
-                state = evolve(state, event)
-        store.states.keep(tenant_id, stream_id, evolve, Loaded(state, appended.versions[0]))
-        stored = [(new.event_id, event) for new, event in zip(encoded, events, strict=True)]
-        return Outcome(state, appended.versions[0], appended.position, False, stored)
+            events = decided.events
+            if not events:
+                if may_be_stale:
+                    continue
+                replay = await _replayed(store, envelope, evolve)
+                return replay or Outcome(loaded.state, loaded.version, await store.horizon(), False)
+            encoded = [new_event(event) for event in events]
+            try:
+                appended = await store.append(
+                    tenant_id,
+                    [StreamAppend(stream_id, encoded, loaded.version)],
+                    command_id=envelope.command_id,
+                    metadata=_metadata(envelope),
+                    claims=claims.of(stream_id, loaded.state, events),
+                )
+            except VersionConflict:
+                await turn.wait()
+                if attempt:
+                    await asyncio.sleep(random.uniform(0, 0.002 * attempt))  # noqa: S311 - spreads retries, no secret
+                continue
+            except ClaimTaken as taken:
+                if (replay := await _replayed(store, envelope, evolve)) is not None:
+                    return replay
+                await _refuse_if_held(store, tenant_id, taken)
+                continue
+            if appended.repeated:
+                return await _folded(store, envelope, appended.repeated, evolve)
+            state = decided.state
+            if state is None:
+                state = loaded.state
+                for event in events:
+                    state = evolve(state, event)
+            store.states.keep(tenant_id, stream_id, evolve, Loaded(state, appended.versions[0]))
+            stored = [(new.event_id, event) for new, event in zip(encoded, events, strict=True)]
+            return Outcome(state, appended.versions[0], appended.position, False, stored)
     replay = await _replayed(store, envelope, evolve)
     if replay is None:
         raise StreamBusy(stream_id, 0.0)
     return replay
+
+
+async def _refuse_if_held(store: EventStore, tenant_id: TenantId, taken: ClaimTaken) -> None:
+    """Raises the refusal that says who holds what was to be claimed; nothing where it has been given back in the meantime."""
+    if taken.scope == NAME_SCOPE:
+        raise IntentNameTaken(taken.value) from taken
+    holder = await store.claim_holder(tenant_id, taken.scope, taken.value)
+    if holder is not None:
+        execution_id = holder.removeprefix(execution_stream(ExecutionId("")))
+        raise ExecutionExists(taken.value.partition("/")[2], execution_id) from taken
 
 
 async def _replayed(store: EventStore, envelope: Envelope, evolve: Any) -> Outcome[Any] | None:

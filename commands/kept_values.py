@@ -101,19 +101,20 @@ class Room:
         return value
 
 
-async def with_kept(store: ValueStore | None, tenant_id: TenantId, decide: Callable[[Room], T]) -> T:
-    """What `decide` decides once all that is too large for the log is kept, or is known to find no place.
+async def with_kept(store: ValueStore | None, tenant_id: TenantId, room: Room, decide: Callable[[Room], T]) -> T:
+    """What `decide` decides once all that is too large for the log is kept, or is known to find no place. `room` is that of a
+    decision which has found something too large.
 
     Raises what `decide` raises, and `ArtifactsUnavailable`, where nothing was decided and the command may be sent again.
     """
-    kept: dict[str, Kept] = {}
     while True:
+        kept = {**room.kept}
+        for name, (value, most) in room.unkept.items():
+            kept[name] = await _kept(store, tenant_id, value, most)
         room = Room(kept)
         decided = decide(room)
         if not room.unkept:
             return decided
-        for name, (value, most) in room.unkept.items():
-            kept[name] = await _kept(store, tenant_id, value, most)
 
 
 async def _kept(store: ValueStore | None, tenant_id: TenantId, value: Any, bytes_max: int) -> Kept:

@@ -40,7 +40,7 @@ class Turns:
         return len(self._lines)
 
     def turn(self, tenant_id: str, stream_id: str) -> "Turn":
-        """One command's turn at a stream, to be entered."""
+        """One command's turn at a stream."""
         return Turn(self, (tenant_id, stream_id))
 
     async def join(self, key: tuple[str, str]) -> _Line:
@@ -76,7 +76,8 @@ class Turns:
 
 
 class Turn:
-    """Entered at once where nobody waits, else when it is one's turn; `wait` joins the line later on."""
+    """Where nobody waits, nothing is to be done to have it; where there is a line, or one is needed, `wait` joins it. Its end is
+    the end of the `with`."""
 
     __slots__ = ("_key", "_line", "_turns")
 
@@ -89,11 +90,14 @@ class Turn:
         if self._line is None:
             self._line = await self._turns.join(self._key)
 
-    async def __aenter__(self) -> Self:
-        if self._turns.has_line(self._key):
-            await self.wait()
+    @property
+    def has_line(self) -> bool:
+        """True where somebody waits for the stream, or has it."""
+        return self._turns.has_line(self._key)
+
+    def __enter__(self) -> Self:
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None) -> None:
         if self._line is not None:
             self._turns.end(self._key, self._line)

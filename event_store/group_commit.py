@@ -102,18 +102,19 @@ class GroupCommit:
             _answer_error(pending, StoreUnavailable("The event store is closing."))
         self._queue.clear()
 
-    async def append(self, append: Append) -> Appended:
-        """Stores `append` whole or not at all.
+    def append(self, append: Append) -> asyncio.Future[Appended]:
+        """Stores `append` whole or not at all, whether its answer is waited for or not.
 
-        Raises `VersionConflict`, `ClaimTaken`, `StreamBusy` after 5 s behind somebody else's transaction, `StoreUnavailable`
-        when the database does not answer or 20,000 appends are waiting, `AppendTooLarge`.
+        Raises `StoreUnavailable` where 20,000 appends are waiting, and `AppendTooLarge`. Answers with `VersionConflict`,
+        `ClaimTaken`, `StreamBusy` after 5 s behind somebody else's transaction, or `StoreUnavailable` when the database does not
+        answer.
         """
         if len(self._queue) >= QUEUE_MAX:
             raise StoreUnavailable("20,000 appends are waiting already. Try again in a moment.")
         pending = _Pending(append, _resources(append), _events_in(append), self._loop.create_future(), self._loop.time())
         self._queue.append(pending)
         self._work.set()
-        return await pending.answer
+        return pending.answer
 
     async def _write(self) -> None:
         connection: Any = None

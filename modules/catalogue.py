@@ -1,7 +1,7 @@
 # intent_ref: modules.catalogue
 """The modules that come with the platform, and the one way to call any module."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -60,10 +60,10 @@ class Caller:
         if action is None:
             raise _without(module, invocation.action)
         known = await self._known(invocation.tenant_id, invocation.parameters, invocation.authored)
-        signing_secret = await self._signing_secret(module, invocation.tenant_id)
-        used = (
-            known.used if signing_secret is None else known.used.with_values(dict.fromkeys(signing_secret.split(), "signature"))
-        )
+        used, signing_secret = known.used, None
+        if module.transport.secret is not None:
+            signing_secret = await self._signing_secret(module, module.transport.secret, invocation.tenant_id)
+            used = used.with_values(dict.fromkeys(signing_secret.split(), "signature"))
         filled = replace(invocation, parameters=known.parameters) if known.used else invocation
         with used.in_force():
             try:
@@ -73,7 +73,10 @@ class Caller:
                     action.input_schema, filled.parameters, code="input-invalid", what="The step's parameters", retryable=False
                 )  # fmt: skip
                 result = await self._reach(module, filled, signing_secret)
-                return result if isinstance(result, Deferred) else await self._judged(invocation.tenant_id, action, result, used)
+                if isinstance(result, Deferred):
+                    return result
+                result = self._judged(action, result, used)
+                return result if self._artifacts is None else await checked_in(self._artifacts, invocation.tenant_id, result)
             except ModuleError as error:
                 fault = error
             except Exception as crash:
@@ -127,46 +130,50 @@ class Caller:
                 )  # fmt: skip
             if action is None:
                 raise _without(module, action_name)
-            return Settled(result=await self._judged(tenant_id, action, result, used))
+            result = self._judged(action, result, used)
+            if self._artifacts is not None:
+                result = await checked_in(self._artifacts, tenant_id, result)
+            return Settled(result=result)
         except ModuleError as fault:
             clean = _redacted(fault, used)
             if error is None and clean.code == "artifact-unavailable":
                 return Settled(try_again=clean.message)
             return Settled(error=storable_error(clean), retryable=clean.retryable)
 
-    async def _judged(self, tenant_id: str, action: Action, result: Any, used: Redaction) -> Any:
-        """The result as it is recorded."""
+    def _judged(self, action: Action, result: Any, used: Redaction) -> Any:
+        """The result as it may be stored, with nothing in it that must not be. Raises `ModuleError`."""
         result = used.value(storable(result, self._result_bytes_max))
         self._schemas.check(action.output_schema, result, code="output-invalid", what="The module's result", retryable=True)
-        return result if self._artifacts is None else await checked_in(self._artifacts, tenant_id, result)
+        return result
 
     async def _known(self, tenant_id: str, parameters: Any, authored: Any) -> Resolved:
         if self._secrets is None:
             return Resolved(parameters)
         return await self._secrets.resolve(tenant_id, parameters, authored=authored)
 
-    async def _signing_secret(self, module: Module, tenant_id: str) -> str | None:
-        if module.transport.secret is None:
-            return None
+    async def _signing_secret(self, module: Module, reference: str, tenant_id: str) -> str:
         if self._secrets is None:
             message = f"The module {module.name!r} wants signed requests, and this process has no secrets."
             raise ModuleError("secret-unavailable", message)
-        return await self._secrets.reveal(tenant_id, module.transport.secret)
+        return await self._secrets.reveal(tenant_id, reference)
 
-    async def _reach(self, module: Module, invocation: Invocation, signing_secret: str | None) -> Any:
+    def _reach(self, module: Module, invocation: Invocation, signing_secret: str | None) -> Awaitable[Any]:
+        """What is to be awaited for the answer. Raises `ModuleError` where the module is nowhere to be reached."""
         transport = module.transport
         if transport.kind == "http":
             if transport.url is None:
                 raise ModuleError("module-unavailable", f"The module {module.name!r} has no URL.")
-            guarding = nullcontext() if self._breakers is None else self._breakers.guarding(invocation.tenant_id, transport.url)
-            with guarding:
-                return await self._http.ask(transport.url, invocation, signing_secret)
+            return self._asked(transport.url, invocation, signing_secret)
         if transport.kind == "pull":
             raise ModuleError("module-unavailable", f"Workers fetch the work of the module {module.name!r}; it cannot be called.")
         plugin = self._running.get(transport.plugin or module.name)
         if plugin is None:
             raise ModuleError("module-unavailable", f"The module {module.name!r} is not installed in this process.")
-        return await plugin.call(invocation)
+        return plugin.call(invocation)
+
+    async def _asked(self, url: str, invocation: Invocation, signing_secret: str | None) -> Any:
+        with nullcontext() if self._breakers is None else self._breakers.guarding(invocation.tenant_id, url):
+            return await self._http.ask(url, invocation, signing_secret)
 
 
 async def _with_artifacts(store: ArtifactStore, invocation: Invocation) -> Invocation:

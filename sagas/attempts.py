@@ -100,17 +100,19 @@ class Attempts:
             outcome = await self._outcome(dispatch, state, work, traceparent)
             if isinstance(outcome, Later):
                 return outcome
-            await self._record(dispatch, outcome, traceparent)
+            self._count(await self._outcomes.record(dispatch, outcome, traceparent))
         return None
 
     async def expire(self, dispatch: Dispatch) -> None:
         """What was to come later has not come in time: a callback, a worker's answer, or a worker that fetches the work."""
         if dispatch.kind == "pull" and dispatch.queue_by is not None:
             error = {"code": "queue-timeout", "message": "No worker fetched the attempt in time."}
-            await self._record(dispatch, self._failed(dispatch, error, retryable=False), dispatch.traceparent)
+            self._count(
+                await self._outcomes.record(dispatch, self._failed(dispatch, error, retryable=False), dispatch.traceparent)
+            )
             return
         error = {"code": "timeout", "message": "The module took the work on and did not say in time what came of it."}
-        await self._record(dispatch, self._failed(dispatch, error, retryable=True), dispatch.traceparent)
+        self._count(await self._outcomes.record(dispatch, self._failed(dispatch, error, retryable=True), dispatch.traceparent))
 
     async def handed_out(self, dispatch: Dispatch, prepare: Prepare) -> Invocation | None:
         """What a worker gets that has fetched the attempt, until `dispatch.due_at`; None where nobody wants it any more, or
@@ -123,10 +125,10 @@ class Attempts:
         work = work_of(state, dispatch.step)
         try:
             invocation = _invocation(dispatch, state, work, dispatch.traceparent, self._clock())
-            module = await self._module(work, TenantId(dispatch.tenant_id))
+            module = await self._own_module(work, TenantId(dispatch.tenant_id))  # no other is fetched by workers
             return await prepare(module, replace(invocation, deadline=dispatch.due_at))
         except ModuleError as error:
-            await self._record(dispatch, self._failed_with(dispatch, error), dispatch.traceparent)
+            self._count(await self._outcomes.record(dispatch, self._failed_with(dispatch, error), dispatch.traceparent))
             return None
 
     async def _execution(self, dispatch: Dispatch, *, is_fresh: bool = False) -> Execution | None:
@@ -144,7 +146,7 @@ class Attempts:
         self._statistics.calls += 1
         result: CompleteStep | FailStep | Later
         try:
-            module = await self._module(work, TenantId(dispatch.tenant_id))
+            module = self._shell.builtin.by_name.get(work.module) or await self._own_module(work, TenantId(dispatch.tenant_id))
             if module.transport.kind == "pull":
                 return _offered(dispatch, state, work, self._clock())
             invocation = _invocation(dispatch, state, work, traceparent, self._clock())
@@ -179,26 +181,31 @@ class Attempts:
             retryable=retryable, counts=counts, again_seconds=again_seconds, at=self._clock(),
         )  # fmt: skip
 
-    async def _module(self, work: Work, tenant_id: TenantId) -> Module:
-        module = self._shell.builtin.by_name.get(work.module)
-        if module is None:
-            module = (await actions_of(self._shell, tenant_id)).by_name.get(work.module)
+    async def _own_module(self, work: Work, tenant_id: TenantId) -> Module:
+        module = (await actions_of(self._shell, tenant_id)).by_name.get(work.module)
         if module is None:
             message = f"The module {work.module!r} is not registered any more. Register it again, then retry the execution."
             raise ModuleError("module-unavailable", message)
         return module
 
     async def _called(self, module: Module, work: Work, invocation: Invocation) -> Any:
+        """The answer in time. A call that waits for nothing, as those of most plug-ins, costs no timer."""
+        call = self._call(module, invocation)
         try:
-            return await _within(work.timeout_seconds, self._call(module, invocation))
+            try:
+                awaited = call.send(None)
+            except StopIteration as done:
+                return done.value
+            return await _within(work.timeout_seconds, call, awaited)
         except _OutOfTime as fault:
             message = f"The module {work.module!r} did not answer within {work.timeout_seconds:g} seconds."
             raise ModuleError("timeout", message) from fault
         except TimeoutError as fault:
             raise ModuleError("module-crashed", f"The module {work.module!r} gave up waiting for something.") from fault
 
-    async def _record(self, dispatch: Dispatch, command: CompleteStep | FailStep, traceparent: str | None) -> None:
-        match await self._outcomes.record(dispatch, command, traceparent):
+    def _count(self, recorded: bool | None) -> None:
+        """Takes note of what recording an outcome came to."""
+        match recorded:
             case True:
                 self._statistics.recorded += 1
             case False:
@@ -211,12 +218,8 @@ class _OutOfTime(Exception):
     """The time that an attempt has is up."""
 
 
-async def _within(seconds: float, coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """What comes of `coroutine` in time; raises `_OutOfTime`. One that waits for nothing, as most plug-ins, costs no timer."""
-    try:
-        awaited = coroutine.send(None)
-    except StopIteration as done:
-        return done.value
+async def _within(seconds: float, coroutine: Coroutine[Any, Any, Any], awaited: Any) -> Any:
+    """What comes in time of `coroutine`, which waits for `awaited`; raises `_OutOfTime`."""
     limit = asyncio.timeout(seconds)
     try:
         async with limit:

@@ -51,7 +51,7 @@ class Outcomes:
     """The way into the log for one process's answers."""
 
     def __init__(self, shell: Shell, recorded: Recorded | None = None) -> None:
-        self._shell, self._recorded = shell, recorded
+        self._shell, self._told = shell, recorded
         self._waiting: dict[tuple[str, str], list[Answered]] = {}
 
     async def record(self, dispatch: Dispatch, command: CompleteStep | FailStep, traceparent: str | None) -> bool | None:
@@ -66,7 +66,7 @@ class Outcomes:
             return await answered.recorded
         self._waiting[key] = []
         try:
-            return await self._record_one(dispatch, command, traceparent)
+            return await self._recorded(dispatch, command, traceparent)
         finally:
             left = self._waiting.pop(key)
             if left:
@@ -94,32 +94,24 @@ class Outcomes:
                 execution_id=first.execution_id, outcomes=tuple([one.command for one in together]), at=first.at
             )  # fmt: skip
             try:
-                outcome = await self._obeyed(together[0].dispatch, command, together[0].traceparent)
-            except Exception as fault:
-                log.warning("answers are recorded one by one", execution_id=first.execution_id, fault=repr(fault))
-            else:
-                if not outcome.replayed:
+                if await self._recorded(together[0].dispatch, command, together[0].traceparent):
                     for answered in together:
                         _settle(answered, True)
                     return
                 # Another worker has recorded the one whose id they went under: that says nothing of the others.
+            except Exception as fault:
+                log.warning("answers are recorded one by one", execution_id=first.execution_id, fault=repr(fault))
         for answered in together:
             try:
-                _settle(answered, await self._record_one(answered.dispatch, answered.command, answered.traceparent))
+                _settle(answered, await self._recorded(answered.dispatch, answered.command, answered.traceparent))
             except Exception as fault:
                 if not answered.recorded.done():
                     answered.recorded.set_exception(fault)
 
-    async def _record_one(self, dispatch: Dispatch, command: CompleteStep | FailStep, traceparent: str | None) -> bool | None:
-        try:
-            outcome = await self._obeyed(dispatch, command, traceparent)
-        except (StepNotRunning, ExecutionHasEnded, NotFound):
-            return None
-        return not outcome.replayed
-
-    async def _obeyed(
+    async def _recorded(
         self, dispatch: Dispatch, command: CompleteStep | FailStep | RecordOutcomes, traceparent: str | None
-    ) -> Outcome[Execution]:
+    ) -> bool | None:
+        """As `record`."""
         envelope = Envelope(
             TenantId(dispatch.tenant_id), dispatch.command_id, ACTOR, dispatch.correlation_id,
             causation_id=str(dispatch.event_id), traceparent=traceparent,
@@ -129,14 +121,16 @@ class Outcomes:
             try:
                 outcome = await handle(self._shell, command, envelope)
                 break
+            except (StepNotRunning, ExecutionHasEnded, NotFound):
+                return None
             except (StreamBusy, StoreUnavailable) as fault:
                 log.warning("an outcome could not be recorded yet", step=dispatch.step, fault=str(fault), seconds=back_off)
                 await asyncio.sleep(back_off)
                 back_off = min(back_off * 2, _BACK_OFF_SECONDS_MAX)
-        if self._recorded is not None and outcome.stored:
+        if self._told is not None and outcome.stored:
             others = self._waiting.get((dispatch.tenant_id, dispatch.execution_id))
-            self._recorded(dispatch, traceparent, outcome, is_free=not others and not isinstance(command, RecordOutcomes))
-        return outcome
+            self._told(dispatch, traceparent, outcome, is_free=not others and not isinstance(command, RecordOutcomes))
+        return not outcome.replayed
 
 
 def _settle(answered: Answered, recorded: bool | None) -> None:

@@ -42,7 +42,9 @@ class World:
         self.turn: Turn
 
     async def _decide(self, decide: Callable[[Room], Turn]) -> list[Any]:
-        self.turn = await with_kept(self.store, TENANT, decide)
+        room = Room()
+        turn = decide(room)
+        self.turn = await with_kept(self.store, TENANT, room, decide) if room.unkept else turn
         for event in self.turn.events:
             assert len(new_event(event).payload) <= EVENT_BYTES_MAX
         return self.turn.events

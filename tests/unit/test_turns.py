@@ -17,8 +17,9 @@ async def settled(turns: int = 20) -> None:
 
 async def test_nobody_waits_where_nobody_fights() -> None:
     turns = Turns()
-    async with turns.turn("t", "s"), turns.turn("t", "s"), turns.turn("t", "other"), turns.turn("other", "s"):
+    with turns.turn("t", "s") as first, turns.turn("t", "s"), turns.turn("t", "other"), turns.turn("other", "s"):
         assert len(turns) == 0
+        assert not first.has_line
 
 
 async def test_those_who_wait_come_one_at_a_time_in_the_order_they_came() -> None:
@@ -27,7 +28,7 @@ async def test_those_who_wait_come_one_at_a_time_in_the_order_they_came() -> Non
 
     async def one(number: int) -> None:
         nonlocal inside
-        async with turns.turn("t", "s") as turn:
+        with turns.turn("t", "s") as turn:
             await turn.wait()
             inside += 1
             assert inside == 1
@@ -47,18 +48,19 @@ async def test_those_who_wait_come_one_at_a_time_in_the_order_they_came() -> Non
 async def test_who_comes_while_there_is_a_line_joins_it() -> None:
     turns = Turns()
     first = turns.turn("t", "s")
-    await first.__aenter__()
-    await first.wait()
     entered = asyncio.Event()
 
     async def later() -> None:
-        async with turns.turn("t", "s"):
+        with turns.turn("t", "s") as turn:
+            assert turn.has_line
+            await turn.wait()
             entered.set()
 
-    task = asyncio.create_task(later())
-    await settled()
-    assert not entered.is_set()
-    await first.__aexit__(None, None, None)
+    with first:
+        await first.wait()
+        task = asyncio.create_task(later())
+        await settled()
+        assert not entered.is_set()
     await task
     assert entered.is_set()
     assert len(turns) == 0
@@ -66,7 +68,7 @@ async def test_who_comes_while_there_is_a_line_joins_it() -> None:
 
 async def failing(turns: Turns) -> None:
     """A turn in which something goes wrong."""
-    async with turns.turn("t", "s") as turn:
+    with turns.turn("t", "s") as turn:
         await turn.wait()
         raise StoreUnavailable
 
@@ -75,7 +77,7 @@ async def test_a_turn_that_fails_or_is_cancelled_is_the_next_ones() -> None:
     turns = Turns()
 
     async def stuck() -> None:
-        async with turns.turn("t", "s") as turn:
+        with turns.turn("t", "s") as turn:
             await turn.wait()
             await asyncio.Event().wait()
 
@@ -92,7 +94,7 @@ async def test_a_turn_that_fails_or_is_cancelled_is_the_next_ones() -> None:
 async def test_a_line_is_bounded_in_length_and_in_time() -> None:
     turns = Turns(waiting_max=1, wait_seconds_max=0.01)
     first = turns.turn("t", "s")
-    async with first:
+    with first:
         await first.wait()
         second = asyncio.create_task(turns.turn("t", "s").wait())
         await settled()
