@@ -111,6 +111,11 @@ class Execution:
         return self.plan.steps
 
     @property
+    def is_over(self) -> bool:
+        """True once it has ended; a retry or a rerun begins it again."""
+        return self.status in ENDED
+
+    @property
     def is_plain(self) -> bool:
         """True where modules' answers alone move the execution: no gate, no child, no turn, no time limit beyond an attempt's."""
         return self.options.deadline_at is None and self.plan.is_plain and not self.turns

@@ -8,7 +8,7 @@ shape; when the code's shape differs, the stream is folded from its events again
 import asyncio
 import contextlib
 import hashlib
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_type_hints
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 S = TypeVar("S")
 SNAPSHOT_EVERY_VERSIONS = 200
 CACHED_STATES_MAX = 4096
+OVER_STATES_MAX = 100
+"""How many are kept of what is over, such as executions. Hardly anybody asks for those again, and memory that is used again
+soon is still in the processor's caches: with 4,000 of them, and 2,000 events in the tail, a step took an eighth longer."""
 SNAPSHOTS_QUEUED_MAX = 256
 
 log = structlog.get_logger(__name__)
@@ -41,11 +44,12 @@ class Loaded(Generic[S]):
 
 
 class StateCache:
-    """States by (tenant, stream), least recently used first out."""
+    """States by (tenant, stream), least recently used first out; those that say of themselves `is_over` do not stay for long."""
 
     def __init__(self, store: "EventStore") -> None:
         self._store = store
         self._states: OrderedDict[tuple[str, str], Loaded[Any]] = OrderedDict()
+        self._over: deque[tuple[str, str]] = deque()
         self._snapshots: set[asyncio.Task[None]] = set()
         self._next_loads: dict[tuple[str, str], asyncio.Future[Loaded[Any]]] = {}
 
@@ -121,12 +125,21 @@ class StateCache:
         self._states.move_to_end(key)
         if len(self._states) > CACHED_STATES_MAX:
             self._states.popitem(last=False)
+        if _is_over(loaded):
+            self._over.append(key)
+            if len(self._over) > OVER_STATES_MAX:
+                self._let_go(self._over.popleft())
         last = before.version if before is not None else 0
         crossed = loaded.version // SNAPSHOT_EVERY_VERSIONS > last // SNAPSHOT_EVERY_VERSIONS
         if crossed and len(self._snapshots) < SNAPSHOTS_QUEUED_MAX:
             task = asyncio.create_task(self._take(tenant_id, stream_id, evolve, loaded))
             self._snapshots.add(task)
             task.add_done_callback(self._snapshots.discard)
+
+    def _let_go(self, key: tuple[str, str]) -> None:
+        known = self._states.get(key)
+        if known is not None and _is_over(known):  # else it has been begun again
+            del self._states[key]
 
     async def _take(self, tenant_id: TenantId, stream_id: StreamId, evolve: Any, loaded: Loaded[Any]) -> None:
         _, shape = _adapter(evolve)
@@ -157,6 +170,10 @@ class StateCache:
         with contextlib.suppress(ValueError):
             return Loaded(adapter.validate_json(row["state"]), row["version"])
         return None
+
+
+def _is_over(loaded: Loaded[Any]) -> bool:
+    return getattr(loaded.state, "is_over", False)
 
 
 def _plain(value: object) -> object:
