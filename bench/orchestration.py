@@ -12,10 +12,12 @@ import contextlib
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -34,11 +36,17 @@ from event_store import codec
 from event_store.ids import uuid7
 from event_store.records import NO_STREAM, Metadata, NewEvent, StreamAppend
 from event_store.store import EventStore
+from modules.artifacts.files import FileArtifacts
+from modules.artifacts.inputs import InputArtifacts
+from modules.breaker import Breakers
 from modules.catalogue import Caller, builtin
 from modules.contract import InProcessModule, Invocation
 from modules.http import HttpModules
+from modules.secrets.environment import EnvironmentSecrets
+from modules.secrets.resolving import Secrets
 from quantum.embedded_postgres import DatabaseUrls
 from quantum.server import collect_rarely
+from quantum.telemetry import Telemetry
 from sagas.execution import ExecutionSaga
 from streaming.embedded import EmbeddedTransport
 
@@ -71,15 +79,23 @@ class Nothing:
 
 
 class Workbench:
-    """A worker's parts: the shell to start executions with, and the saga that carries them out."""
+    """A worker's parts, as `quantum serve` puts them together: the shell to start executions with, the saga that carries them out
+    with all that stands around its calls: secrets, circuit breakers, artifacts, metrics, log lines that say whose they are."""
 
     def __init__(self, store: EventStore) -> None:
         self.store = store
-        self._http = HttpModules()
+        self._http, self._telemetry = HttpModules(), Telemetry()
+        self._folder = tempfile.TemporaryDirectory(prefix="quantum-bench-")
         self.nothing = Nothing()
         running: dict[str, InProcessModule] = {"nothing": self.nothing}
-        self.shell = Shell(store, builtin(running), Rules())
-        self.saga = ExecutionSaga(self.shell, EmbeddedTransport(store), Caller(running, self._http).call)
+        artifacts = FileArtifacts(Path(self._folder.name))
+        caller = Caller(
+            running, self._http, secrets=Secrets([EnvironmentSecrets({})]), breakers=Breakers(), artifacts=artifacts
+        )  # fmt: skip
+        self.shell = Shell(store, builtin(running), Rules(), inputs=InputArtifacts(artifacts))
+        self.saga = ExecutionSaga(self.shell, EmbeddedTransport(store), caller.call, trace=self._telemetry.attempt)
+        self._telemetry.observe_store(store)
+        self._telemetry.observe_saga(self.saga)
         self._ended: dict[str, asyncio.Future[None]] = {}
 
     @contextlib.asynccontextmanager
@@ -96,6 +112,8 @@ class Workbench:
             listener.cancel()
             await asyncio.gather(listener, return_exceptions=True)
             await self._http.close()
+            self._telemetry.close()
+            self._folder.cleanup()
 
     async def _listen(self, after: int) -> None:
         topics = frozenset({codec.topic_of(ExecutionCompleted)})

@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 
 from domain.module import Action, Module, Modules, Transport
-from modules.artifacts.claim_check import checked_in, checked_out
+from modules.artifacts.claim_check import checked_in, checked_out, claims_in
 from modules.artifacts.store import ArtifactStore
 from modules.breaker import Breakers
 from modules.callbacks import Settled
@@ -59,7 +59,9 @@ class Caller:
         action = module.action(invocation.action)
         if action is None:
             raise _without(module, invocation.action)
-        known = await self._known(invocation.tenant_id, invocation.parameters, invocation.authored)
+        known = Resolved(invocation.parameters)
+        if invocation.parameters:
+            known = await self._known(invocation.tenant_id, invocation.parameters, invocation.authored)
         used, signing_secret = known.used, None
         if module.transport.secret is not None:
             signing_secret = await self._signing_secret(module, module.transport.secret, invocation.tenant_id)
@@ -67,7 +69,7 @@ class Caller:
         filled = replace(invocation, parameters=known.parameters) if known.used else invocation
         with used.in_force():
             try:
-                if self._artifacts is not None:
+                if self._artifacts is not None and _has_claims(filled):
                     filled = await _with_artifacts(self._artifacts, filled)
                 self._schemas.check(
                     action.input_schema, filled.parameters, code="input-invalid", what="The step's parameters", retryable=False
@@ -76,7 +78,9 @@ class Caller:
                 if isinstance(result, Deferred):
                     return result
                 result = self._judged(action, result, used)
-                return result if self._artifacts is None else await checked_in(self._artifacts, invocation.tenant_id, result)
+                if self._artifacts is None or result is None:
+                    return result
+                return await checked_in(self._artifacts, invocation.tenant_id, result)
             except ModuleError as error:
                 fault = error
             except Exception as crash:
@@ -97,7 +101,7 @@ class Caller:
         known = await self._known(invocation.tenant_id, invocation.parameters, invocation.authored)
         try:
             filled = replace(invocation, parameters=known.parameters) if known.used else invocation
-            if self._artifacts is not None:
+            if self._artifacts is not None and _has_claims(filled):
                 filled = await _with_artifacts(self._artifacts, filled)
             self._schemas.check(
                 action.input_schema, filled.parameters, code="input-invalid", what="The step's parameters", retryable=False
@@ -174,6 +178,12 @@ class Caller:
     async def _asked(self, url: str, invocation: Invocation, signing_secret: str | None) -> Any:
         with nullcontext() if self._breakers is None else self._breakers.guarding(invocation.tenant_id, url):
             return await self._http.ask(url, invocation, signing_secret)
+
+
+def _has_claims(invocation: Invocation) -> bool:
+    return bool(invocation.parameters and claims_in(invocation.parameters)) or bool(
+        invocation.inputs and claims_in(invocation.inputs)
+    )
 
 
 async def _with_artifacts(store: ArtifactStore, invocation: Invocation) -> Invocation:

@@ -3,7 +3,7 @@
 
 import logging
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -17,6 +17,10 @@ from quantum.settings import Settings
 request_scope: ContextVar[Scope | None] = ContextVar("request_scope", default=None)
 """The request that the running code serves, if it serves one."""
 
+attempt_under_way: ContextVar[tuple[Mapping[str, str], str | None] | None] = ContextVar("attempt_under_way", default=None)
+"""The attempt of a step that the running code makes, if it makes one: its span's attributes, and the traceparent of its cause."""
+
+_TOLD_OF_ATTEMPTS = ("tenant", "correlation_id", "execution", "step")
 _every_request = False
 log = structlog.get_logger("quantum.http")
 
@@ -30,7 +34,7 @@ def configure_logging(settings: Settings) -> None:
         else structlog.processors.JSONRenderer()
     )
     shared: list[Any] = [
-        structlog.contextvars.merge_contextvars,
+        _with_attempt,
         _with_request,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -53,6 +57,17 @@ def configure_logging(settings: Settings) -> None:
     logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
     global _every_request  # noqa: PLW0603 - as the logging it belongs to, one a process
     _every_request = level <= logging.DEBUG
+
+
+def _with_attempt(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    attempt = attempt_under_way.get()
+    if attempt is not None:
+        attributes, traceparent = attempt
+        for key in _TOLD_OF_ATTEMPTS:
+            line.setdefault(key, attributes[f"quantum.{key}"])
+        if traceparent is not None:
+            line.setdefault("trace_id", traceparent.split("-")[1])
+    return line
 
 
 def _with_request(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
