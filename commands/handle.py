@@ -44,7 +44,7 @@ from domain.immutable import immutable
 from domain.intent import Intent
 from domain.module import Modules
 from domain.pull_subscription import PullSubscriptions
-from domain.refusals import ExecutionExists, IntentNameTaken, LimitReached, NotFound, Refusal, TooManyDescendants
+from domain.refusals import ExecutionExists, LimitReached, NotFound, Refusal, TooManyDescendants
 from domain.subscription import Subscriptions
 from domain.tenant import Tenant
 from domain.values import (
@@ -238,13 +238,16 @@ def _on_execution(shell: Shell, envelope: Envelope, command: FollowUpCommand) ->
     def decided(state: Execution | None, may_be_stale: bool) -> Decided | Awaitable[Decided]:
         room = Room()
         turn = execution_commands.decided(state, command, room)
-        return _in_more_room(state, room) if room.unkept else Decided(turn.events, turn.state)
-
-    async def _in_more_room(state: Execution | None, room: Room) -> Decided:
-        turn = await with_kept(shell.inputs, envelope.tenant_id, room, partial(execution_commands.decided, state, command))
-        return Decided(turn.events, turn.state)
+        return _in_more_room(shell, envelope, command, state, room) if room.unkept else Decided(turn.events, turn.state)
 
     return decided
+
+
+async def _in_more_room(
+    shell: Shell, envelope: Envelope, command: FollowUpCommand, state: Execution | None, room: Room
+) -> Decided:  # fmt: skip
+    turn = await with_kept(shell.inputs, envelope.tenant_id, room, partial(execution_commands.decided, state, command))
+    return Decided(turn.events, turn.state)
 
 
 def _with_catalogue(shell: Shell, command: IntentCommand, tenant_id: TenantId) -> Decide:
@@ -352,7 +355,7 @@ async def _obey(
             except ClaimTaken as taken:
                 if (replay := await _replayed(store, envelope, evolve)) is not None:
                     return replay
-                await _refuse_if_held(store, tenant_id, taken)
+                await claims.refuse_if_held(store, tenant_id, taken)
                 continue
             if appended.repeated:
                 return await _folded(store, envelope, appended.repeated, evolve)
@@ -368,16 +371,6 @@ async def _obey(
     if replay is None:
         raise StreamBusy(stream_id, 0.0)
     return replay
-
-
-async def _refuse_if_held(store: EventStore, tenant_id: TenantId, taken: ClaimTaken) -> None:
-    """Raises the refusal that says who holds what was to be claimed; nothing where it has been given back in the meantime."""
-    if taken.scope == NAME_SCOPE:
-        raise IntentNameTaken(taken.value) from taken
-    holder = await store.claim_holder(tenant_id, taken.scope, taken.value)
-    if holder is not None:
-        execution_id = holder.removeprefix(execution_stream(ExecutionId("")))
-        raise ExecutionExists(taken.value.partition("/")[2], execution_id) from taken
 
 
 async def _replayed(store: EventStore, envelope: Envelope, evolve: Any) -> Outcome[Any] | None:

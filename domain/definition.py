@@ -2,6 +2,7 @@
 """What an intent's definition may say, judged in three stages: its shape, the business rules, security."""
 
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 from domain.immutable import immutable
@@ -175,8 +176,14 @@ INPUT_TEXT_BYTES_MAX = 1_048_576
 
 def inputs_faults(inputs: Any, rules: Rules, *, prefix: str = "/inputs") -> list[Fault]:
     """What is wrong with an execution's inputs: they are kept as long as definitions, so the same security holds."""
-    limits = replace(rules.limits, value_bytes_max=max(rules.limits.value_bytes_max, INPUT_TEXT_BYTES_MAX))
-    return value_faults(inputs, prefix, limits, look_for_secrets=True)
+    if inputs == {}:
+        return []
+    return value_faults(inputs, prefix, _limits_of_inputs(rules.limits), look_for_secrets=True)
+
+
+@lru_cache(maxsize=16)
+def _limits_of_inputs(limits: Limits) -> Limits:
+    return replace(limits, value_bytes_max=max(limits.value_bytes_max, INPUT_TEXT_BYTES_MAX))
 
 
 _ANSWER_LIMITS = Limits(value_bytes_max=1_048_576)

@@ -20,6 +20,7 @@ from pydantic import TypeAdapter
 from domain.immutable import immutable
 from domain.values import StreamId, TenantId
 from event_store.faults import DATABASE_FAULTS
+from event_store.waiting import settled
 
 if TYPE_CHECKING:
     from event_store.store import EventStore
@@ -70,7 +71,7 @@ class StateCache:
         """The state now: what is cached, plus the events after it. Who asks at the same moment as others shares one look."""
         key = (tenant_id, stream_id)
         while (shared := self._next_loads.get(key)) is not None:
-            await asyncio.wait((shared,))
+            await settled(shared)
             if not shared.cancelled():
                 return shared.result()
         shared = self._next_loads[key] = asyncio.get_running_loop().create_future()

@@ -27,6 +27,7 @@ from event_store.records import (
 from event_store.snapshots import Loaded, StateCache
 from event_store.tail import GAP_MAX, Tail
 from event_store.tenancy import check_role
+from event_store.waiting import settled
 from event_store.wakeups import Wakeups
 
 S = TypeVar("S")
@@ -196,7 +197,7 @@ class EventStore:
         if self._asked is not None and self._asked[0] == generation:
             asked_by_another = self._asked[1]
             if not asked_by_another.done():
-                await asyncio.wait((asked_by_another,))
+                await settled(asked_by_another)
                 if asked_by_another.result():
                     return self._horizon
             return await self.horizon()

@@ -12,6 +12,7 @@ from time import monotonic
 from typing import Final
 
 from event_store.records import RecordedEvent
+from event_store.waiting import settled
 
 EVENTS_MAX: Final = 400
 READ_TOGETHER: Final = 200
@@ -80,7 +81,7 @@ class Tail:
                     return [], after
                 reading = await self._extend(generation, max(limit, READ_TOGETHER))
             else:
-                await asyncio.wait((reading.over,))
+                await settled(reading.over)
                 if reading.fault is not None:  # a database that does not answer is not waited for by one after the other
                     raise reading.fault
             if reading.is_complete and reading.generation == generation and self.begin <= after and self.end <= after:
