@@ -4,6 +4,7 @@
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -11,7 +12,7 @@ from uuid import uuid4
 
 import asyncpg
 
-from bench.ground import Figure, event_store, postgres
+from bench.ground import Figure, event_store, median_turn, postgres, tell
 from domain.intent import IntentCreated
 from domain.values import IntentId, StreamId, TenantId
 from event_store import codec
@@ -19,6 +20,7 @@ from event_store.ids import uuid7
 from event_store.records import NO_STREAM, Metadata, NewEvent, StreamAppend
 from event_store.store import EventStore
 
+_TURNS = 5
 CALLERS = 64
 BULK = 1_000
 DEFINITION = {"target": "production", "steps": [{"action": "build-docker-image", "image": "myapp:latest", "context": "./app"}]}
@@ -29,21 +31,47 @@ TOPIC, PAYLOAD = codec.encode(
 
 
 async def measure(seconds: float) -> list[Figure]:
-    """Rates in events a second."""
-    async with postgres() as (_, urls):
-        bare, bare_bulk = await bare_inserts(urls.owner_dsn, CALLERS, seconds), await bare_inserts(urls.owner_dsn, BULK, seconds)
-        peer = await eventsourcing_recorder(urls.owner_dsn, seconds)
-        async with event_store(urls) as store:
-            await single_appends(store, 8, 1.0)
-            of_8, of_64 = await single_appends(store, 8, seconds), await single_appends(store, 64, seconds)
-            bulk = await bulk_appends(store, seconds)
-    beside = f"eventsourcing {peer:,.0f}/s"
+    """Rates in events a second, each beside its peer in turns."""
+    turns: list[Turn] = []
+    async with postgres() as (_, urls), event_store(urls) as store:
+        await single_appends(store, 8, 1.0)
+        threads = await best_threads(urls.owner_dsn, seconds / 4)
+        for _ in range(_TURNS):
+            turn = Turn(
+                peer=await eventsourcing_recorder(urls.owner_dsn, threads, seconds / 2),
+                of_8=await single_appends(store, 8, seconds / 2),
+                of_64=await single_appends(store, 64, seconds / 2),
+                bare=await bare_inserts(urls.owner_dsn, CALLERS, seconds / 2),
+                bulk=await bulk_appends(store, seconds / 2),
+                bare_bulk=await bare_inserts(urls.owner_dsn, BULK, seconds / 2),
+            )
+            tell(
+                f"8 tenants {turn.of_8:,.0f}/s; eventsourcing with {threads} threads {turn.peer:,.0f}/s; bulk {turn.bulk:,.0f}/s"
+            )
+            turns.append(turn)
+
+    def beside(what: str, ours: str, peer: str, of: str, reach: float) -> Figure:
+        found, theirs = median_turn([(getattr(one, ours), getattr(one, of)) for one in turns], lambda one: one[0] / one[1])
+        return Figure(what, f"{found:,.0f}/s", f"{peer} {theirs:,.0f}/s", found / theirs, reach)
+
     return [
-        Figure("64 single appends at once, 8 tenants", f"{of_8:,.0f}/s", beside, of_8 / peer, 20),
-        Figure("64 single appends at once, 64 tenants", f"{of_64:,.0f}/s", beside, of_64 / peer, 10),
-        Figure("64 single appends at once, 8 tenants", f"{of_8:,.0f}/s", f"bare unnest of 64 {bare:,.0f}/s", of_8 / bare, 0.35),
-        Figure("bulk append of 1,000", f"{bulk:,.0f}/s", f"bare unnest of 1,000 {bare_bulk:,.0f}/s", bulk / bare_bulk, 0.7),
+        beside("64 single appends at once, 8 tenants", "of_8", "eventsourcing", "peer", 20),
+        beside("64 single appends at once, 64 tenants", "of_64", "eventsourcing", "peer", 10),
+        beside("64 single appends at once, 8 tenants", "of_8", "bare unnest of 64", "bare", 0.35),
+        beside("bulk append of 1,000", "bulk", "bare unnest of 1,000", "bare_bulk", 0.7),
     ]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Events a second of each, measured one right after the other."""
+
+    peer: float
+    of_8: float
+    of_64: float
+    bare: float
+    bulk: float
+    bare_bulk: float
 
 
 async def single_appends(store: EventStore, tenants: int, seconds: float) -> float:
@@ -97,9 +125,15 @@ async def bare_inserts(dsn: str, batch: int, seconds: float) -> float:
     return rate
 
 
-async def eventsourcing_recorder(owner_dsn: str, seconds: float) -> float:
-    """Events a second that `eventsourcing`'s own PostgreSQL recorder saves one by one; the best of three numbers of threads."""
-    return max([await asyncio.to_thread(_saves, owner_dsn, threads, seconds / 2) for threads in (1, 8, 32)])
+async def best_threads(owner_dsn: str, seconds: float) -> int:
+    """With how many threads `eventsourcing`'s recorder saves most."""
+    rates = {threads: await eventsourcing_recorder(owner_dsn, threads, seconds) for threads in (1, 8, 32)}
+    return max(rates, key=rates.__getitem__)
+
+
+async def eventsourcing_recorder(owner_dsn: str, threads: int, seconds: float) -> float:
+    """Events a second that `eventsourcing`'s own PostgreSQL recorder saves one by one."""
+    return await asyncio.to_thread(_saves, owner_dsn, threads, seconds)
 
 
 def _saves(owner_dsn: str, threads: int, seconds: float) -> float:

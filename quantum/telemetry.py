@@ -327,8 +327,9 @@ class _Attempt:
         self._told, self._span = (attributes, traceparent), span
 
     def __enter__(self) -> str | None:
+        traceparent = self._told[1] if self._span is None else self._span.__enter__()
         self._token = attempt_under_way.set(self._told)
-        return self._told[1] if self._span is None else self._span.__enter__()
+        return traceparent
 
     def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None) -> None:
         try:
