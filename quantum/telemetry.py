@@ -49,6 +49,7 @@ _EXPORT_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_E
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _SPANS_A_BATCH_MAX = 200
+_LABELS_MAX = 1_000
 _UNTRACED = "^[a-z]+://[^/]+/(health/|metrics$|api/v1/callbacks/)"
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _propagator = TraceContextTextMapPropagator()
@@ -66,7 +67,9 @@ class Durations(Collector):
         """Counts one, whose labels are in the order of the names."""
         counts = self._counts.get(labels)
         if counts is None:
-            counts = self._counts[labels] = [0.0] * (len(_SECONDS) + 2)
+            if len(self._counts) >= _LABELS_MAX:  # outcomes are what modules say: of those there may be any number
+                labels = ("other",) * len(self._labels)
+            counts = self._counts.setdefault(labels, [0.0] * (len(_SECONDS) + 2))
         counts[bisect_left(_SECONDS, seconds)] += 1
         counts[-1] += seconds
 
