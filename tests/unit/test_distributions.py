@@ -1,18 +1,18 @@
 # intent_ref: quantum.telemetry
-"""Durations as Prometheus reads them, and how many kinds of them there may be."""
+"""Distributions as Prometheus reads them, and how many kinds of values there may be."""
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from quantum import telemetry
-from quantum.telemetry import Durations
+from quantum.telemetry import Distribution
 
 
-def counted(durations: Durations) -> dict[tuple[str, ...], dict[str, float]]:
+def counted(distribution: Distribution) -> dict[tuple[str, ...], dict[str, float]]:
     """By labels: what each bucket holds, and the count and the sum."""
     registry = CollectorRegistry()
-    registry.register(durations)
+    registry.register(distribution)
     found: dict[tuple[str, ...], dict[str, float]] = {}
     for family in text_string_to_metric_families(generate_latest(registry).decode()):
         for sample in family.samples:
@@ -23,10 +23,10 @@ def counted(durations: Durations) -> dict[tuple[str, ...], dict[str, float]]:
 
 
 def test_each_kind_has_its_buckets_its_count_and_its_sum() -> None:
-    durations = Durations("calls_seconds", "Calls", ("module", "outcome"))
+    distribution = Distribution("calls_seconds", "Calls", ("module", "outcome"))
     for seconds, outcome in ((0.002, "completed"), (0.3, "completed"), (60.0, "completed"), (0.002, 'odd "one"\n')):
-        durations.record(seconds, "http", outcome)
-    found = counted(durations)
+        distribution.record(seconds, "http", outcome)
+    found = counted(distribution)
     assert found.keys() == {("http", "completed"), ("http", 'odd "one"\n')}
     of_completed = found["http", "completed"]
     assert (of_completed["0.001"], of_completed["0.0025"], of_completed["0.5"], of_completed["+Inf"]) == (0, 1, 2, 3)
@@ -35,11 +35,11 @@ def test_each_kind_has_its_buckets_its_count_and_its_sum() -> None:
 
 def test_a_module_that_makes_codes_up_fills_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(telemetry, "_LABELS_MAX", 3)
-    durations = Durations("calls_seconds", "Calls", ("module", "outcome"))
+    distribution = Distribution("calls_seconds", "Calls", ("module", "outcome"))
     for number in range(50):
-        durations.record(0.1, "http", f"made-up-{number}")
-    durations.record(0.1, "http", "made-up-1")
-    found = {labels: counts["count"] for labels, counts in counted(durations).items()}
+        distribution.record(0.1, "http", f"made-up-{number}")
+    distribution.record(0.1, "http", "made-up-1")
+    found = {labels: counts["count"] for labels, counts in counted(distribution).items()}
     assert found == {
         ("http", "made-up-0"): 1, ("http", "made-up-1"): 2, ("http", "made-up-2"): 1, ("other", "other"): 47,
     }  # fmt: skip
