@@ -3,9 +3,9 @@
 
 import logging
 import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import MutableMapping
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from opentelemetry import trace
@@ -14,13 +14,15 @@ from starlette.types import Scope
 from modules.secrets.redaction import hide_in_log
 from quantum.settings import Settings
 
+if TYPE_CHECKING:
+    from sagas.dispatches import Dispatch
+
 request_scope: ContextVar[Scope | None] = ContextVar("request_scope", default=None)
 """The request that the running code serves, if it serves one."""
 
-attempt_under_way: ContextVar[tuple[Mapping[str, str], str | None] | None] = ContextVar("attempt_under_way", default=None)
-"""The attempt of a step that the running code makes, if it makes one: its span's attributes, and the traceparent of its cause."""
+attempt_under_way: ContextVar["Dispatch | None"] = ContextVar("attempt_under_way", default=None)
+"""The attempt of a step that the running code makes, if it makes one."""
 
-_TOLD_OF_ATTEMPTS = ("tenant", "correlation_id", "execution", "step")
 _every_request = False
 log = structlog.get_logger("quantum.http")
 
@@ -62,11 +64,12 @@ def configure_logging(settings: Settings) -> None:
 def _with_attempt(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     attempt = attempt_under_way.get()
     if attempt is not None:
-        attributes, traceparent = attempt
-        for key in _TOLD_OF_ATTEMPTS:
-            line.setdefault(key, attributes[f"quantum.{key}"])
-        if traceparent is not None:
-            line.setdefault("trace_id", traceparent.split("-")[1])
+        line.setdefault("tenant", attempt.tenant_id)
+        line.setdefault("correlation_id", attempt.correlation_id)
+        line.setdefault("execution", attempt.execution_id)
+        line.setdefault("step", attempt.step)
+        if attempt.traceparent is not None:
+            line.setdefault("trace_id", attempt.traceparent.split("-")[1])
     return line
 
 

@@ -29,11 +29,13 @@ from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from access.http.presence import Places
+from domain.plan import Work
 from event_store.records import RecordedEvent
 from event_store.store import EventStore
 from modules.breaker import Breakers
 from projections.runner import ProjectionRunner
 from quantum.logs import attempt_under_way, log_request, request_scope
+from sagas.dispatches import Dispatch
 from sagas.execution import ExecutionSaga
 from sagas.pull_work import Statistics as PullStatistics
 from sagas.schedules import ScheduleSaga
@@ -271,11 +273,16 @@ class Telemetry:
             _propagator.inject(carrier)
             yield carrier.get("traceparent", traceparent)
 
-    def attempt(
-        self, name: str, traceparent: str | None, attributes: Mapping[str, str]
-    ) -> contextlib.AbstractContextManager[str | None]:
+    def attempt(self, dispatch: Dispatch, work: Work) -> contextlib.AbstractContextManager[str | None]:
         """A `span` around an attempt of a step, within which log lines say whose it is."""
-        return _Attempt(attributes, traceparent, None if self._tracer is None else self.span(name, traceparent, attributes))
+        if self._tracer is None:
+            return _Attempt(dispatch, None)
+        attributes = {
+            "quantum.tenant": dispatch.tenant_id, "quantum.execution": dispatch.execution_id, "quantum.step": dispatch.step,
+            "quantum.module": work.module, "quantum.action": work.action, "quantum.attempt": str(dispatch.attempt),
+            "quantum.correlation_id": dispatch.correlation_id,
+        }  # fmt: skip
+        return _Attempt(dispatch, self.span(f"module {work.action}", dispatch.traceparent, attributes))
 
     def _projected(self, name: str) -> Callable[[Sequence[RecordedEvent], float], None]:
         tracer = self._tracer
@@ -321,16 +328,14 @@ def _tracer_provider(resource: Resource) -> TracerProvider | None:
 class _Attempt:
     """What `Telemetry.attempt` gives. Every step of an execution enters one, so it costs next to nothing where nobody logs."""
 
-    __slots__ = ("_span", "_token", "_told")
+    __slots__ = ("_dispatch", "_span", "_token")
 
-    def __init__(
-        self, attributes: Mapping[str, str], traceparent: str | None, span: contextlib.AbstractContextManager[str | None] | None
-    ) -> None:
-        self._told, self._span = (attributes, traceparent), span
+    def __init__(self, dispatch: Dispatch, span: contextlib.AbstractContextManager[str | None] | None) -> None:
+        self._dispatch, self._span = dispatch, span
 
     def __enter__(self) -> str | None:
-        traceparent = self._told[1] if self._span is None else self._span.__enter__()
-        self._token = attempt_under_way.set(self._told)
+        traceparent = self._dispatch.traceparent if self._span is None else self._span.__enter__()
+        self._token = attempt_under_way.set(self._dispatch)
         return traceparent
 
     def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None) -> None:

@@ -3,7 +3,7 @@
 
 import asyncio
 import types
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -42,15 +42,15 @@ Call = Callable[[Module, Invocation], Coroutine[Any, Any, Any]]
 Prepare = Callable[[Module, Invocation], Awaitable[Invocation]]
 """What goes to a module that fetches its work: `modules.catalogue.Caller.prepared`. Raises `ModuleError`."""
 
-Trace = Callable[[str, str | None, Mapping[str, str]], AbstractContextManager[str | None]]
-"""(name, traceparent of the cause, attributes) -> a span around what follows, whose traceparent is handed on."""
+Trace = Callable[[Dispatch, Work], AbstractContextManager[str | None]]
+"""(the attempt, what it does) -> a span around what follows, whose traceparent is handed on."""
 
 log = structlog.get_logger(__name__)
 
 
-def untraced(_name: str, traceparent: str | None, _attributes: Mapping[str, str]) -> AbstractContextManager[str | None]:
+def untraced(dispatch: Dispatch, _work: Work) -> AbstractContextManager[str | None]:
     """No span of our own: what comes in is handed on."""
-    return nullcontext(traceparent)
+    return nullcontext(dispatch.traceparent)
 
 
 @dataclass(slots=True)
@@ -91,12 +91,7 @@ class Attempts:
             self._statistics.too_late += 1
             return None
         work = work_of(state, dispatch.step)
-        attributes = {
-            "quantum.tenant": dispatch.tenant_id, "quantum.execution": dispatch.execution_id, "quantum.step": dispatch.step,
-            "quantum.module": work.module, "quantum.action": work.action, "quantum.attempt": str(dispatch.attempt),
-            "quantum.correlation_id": dispatch.correlation_id,
-        }  # fmt: skip
-        with self._trace(f"module {work.action}", dispatch.traceparent, attributes) as traceparent:
+        with self._trace(dispatch, work) as traceparent:
             outcome = await self._outcome(dispatch, state, work, traceparent)
             if isinstance(outcome, Later):
                 return outcome

@@ -6,7 +6,7 @@ import contextlib
 import signal
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ from domain.definition import Limits, Rules
 from domain.execution import Execution
 from domain.execution_events import StepCompleted, StepFailed, StepStarted
 from domain.module import Action, Module, RetryPolicy, Transport
+from domain.plan import Work
 from domain.values import ActionName, ExecutionId, IntentId, ModuleName, TenantId, execution_stream
 from event_store.faults import DATABASE_FAULTS
 from event_store.ids import uuid7
@@ -33,6 +34,7 @@ from modules.catalogue import Caller, builtin, in_process
 from modules.contract import Invocation, ModuleError, Plugins
 from modules.http import HttpModules
 from sagas.attempts import Call, untraced
+from sagas.dispatches import Dispatch
 from sagas.execution import ExecutionSaga
 from sagas.execution import Limits as SagaLimits
 from streaming.embedded import EmbeddedTransport
@@ -203,11 +205,11 @@ async def test_the_sagas_envelope_says_who_why_and_in_which_conversation_and_tra
     world = World(store, "envelope")
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     child = "00-0af7651916cd43dd8448eb211c80319c-00000000000000aa-01"
-    spans: list[tuple[str, str | None, Mapping[str, str]]] = []
+    traced: list[tuple[str | None, str]] = []
 
     @contextmanager
-    def trace(name: str, traceparent: str | None, attributes: Mapping[str, str]) -> Iterator[str]:
-        spans.append((name, traceparent, attributes))
+    def trace(dispatch: Dispatch, work: Work) -> Iterator[str]:
+        traced.append((dispatch.traceparent, work.action))
         yield child
 
     async with saga_running(world, trace=trace):
@@ -219,8 +221,7 @@ async def test_the_sagas_envelope_says_who_why_and_in_which_conversation_and_tra
     assert completed.metadata.correlation_id == "conv-7"
     assert completed.metadata.traceparent == child
     assert world.probe.asked[0].traceparent == child
-    assert spans[0][1] == parent
-    assert spans[0][2]["quantum.action"] == "probe"
+    assert traced == [(parent, "probe")]
 
 
 async def test_the_module_is_told_all_it_needs(store: EventStore) -> None:
@@ -364,8 +365,8 @@ async def test_a_crash_between_call_and_record_repeats_the_call_under_the_same_k
     crashes = iter([True])
 
     @contextmanager
-    def crashing(_name: str, traceparent: str | None, _attributes: Mapping[str, str]) -> Iterator[str | None]:
-        yield traceparent
+    def crashing(dispatch: Dispatch, _work: Work) -> Iterator[str | None]:
+        yield dispatch.traceparent
 
     async def call(module: Module, invocation: Invocation) -> Any:
         result = await world.caller.call(module, invocation)

@@ -4,13 +4,19 @@
 import json
 import logging
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import pytest
 import structlog
 
+from domain.module import RetryPolicy
+from domain.plan import Work
+from domain.values import ActionName, ModuleName
+from event_store.ids import uuid7
 from quantum.logs import configure_logging, log_request, request_scope
 from quantum.settings import Settings
 from quantum.telemetry import Telemetry
+from sagas.dispatches import Dispatch
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 TRACEPARENT = f"00-{TRACE}-b7ad6b7169203331-01"
@@ -35,11 +41,9 @@ def logged(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
 
 def test_a_line_within_an_attempt_names_tenant_conversation_and_trace(telemetry: Telemetry, capsys: pytest.CaptureFixture[str]):
     configure_logging(Settings(log_format="json", log_level="info"))
-    attributes = {
-        "quantum.tenant": "acme", "quantum.correlation_id": "c-1", "quantum.execution": "e-1", "quantum.step": "build",
-        "quantum.action": "build-image",
-    }  # fmt: skip
-    with telemetry.attempt("module build-image", TRACEPARENT, attributes) as traceparent:
+    dispatch = Dispatch("acme", "e-1", "build", 1, datetime.now(UTC), uuid7(), uuid7(), "c-1", TRACEPARENT)
+    work = Work(ActionName("build-image"), ModuleName("sandbox"), {}, 10.0, RetryPolicy())
+    with telemetry.attempt(dispatch, work) as traceparent:
         structlog.get_logger().warning("inside")
     assert traceparent == TRACEPARENT, "without an exporter, the cause's own is handed on"
     structlog.get_logger().warning("outside")
