@@ -36,6 +36,7 @@ def configure_logging(settings: Settings) -> None:
         else structlog.processors.JSONRenderer()
     )
     shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,  # a plug-in may have bound some
         _with_attempt,
         _with_request,
         structlog.processors.add_log_level,
