@@ -4,7 +4,6 @@
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -32,46 +31,32 @@ TOPIC, PAYLOAD = codec.encode(
 
 async def measure(seconds: float) -> list[Figure]:
     """Rates in events a second, each beside its peer in turns."""
-    turns: list[Turn] = []
+    turns: list[dict[str, float]] = []
     async with postgres() as (_, urls), event_store(urls) as store:
         await single_appends(store, 8, 1.0)
         threads = await best_threads(urls.owner_dsn, seconds / 4)
         for _ in range(_TURNS):
-            turn = Turn(
-                peer=await eventsourcing_recorder(urls.owner_dsn, threads, seconds / 2),
-                of_8=await single_appends(store, 8, seconds / 2),
-                of_64=await single_appends(store, 64, seconds / 2),
-                bare=await bare_inserts(urls.owner_dsn, CALLERS, seconds / 2),
-                bulk=await bulk_appends(store, seconds / 2),
-                bare_bulk=await bare_inserts(urls.owner_dsn, BULK, seconds / 2),
-            )
-            tell(
-                f"8 tenants {turn.of_8:,.0f}/s; eventsourcing with {threads} threads {turn.peer:,.0f}/s; bulk {turn.bulk:,.0f}/s"
-            )
+            turn = {
+                "eventsourcing": await eventsourcing_recorder(urls.owner_dsn, threads, seconds / 2),
+                "64 single appends at once, 8 tenants": await single_appends(store, 8, seconds / 2),
+                "64 single appends at once, 64 tenants": await single_appends(store, 64, seconds / 2),
+                "bare unnest of 64": await bare_inserts(urls.owner_dsn, CALLERS, seconds / 2),
+                "bulk append of 1,000": await bulk_appends(store, seconds / 2),
+                "bare unnest of 1,000": await bare_inserts(urls.owner_dsn, BULK, seconds / 2),
+            }
+            tell("; ".join(f"{what} {rate:,.0f}/s" for what, rate in turn.items()))
             turns.append(turn)
 
-    def beside(what: str, ours: str, peer: str, of: str, reach: float) -> Figure:
-        found, theirs = median_turn([(getattr(one, ours), getattr(one, of)) for one in turns], lambda one: one[0] / one[1])
-        return Figure(what, f"{found:,.0f}/s", f"{peer} {theirs:,.0f}/s", found / theirs, reach)
+    def beside(peer: str, what: str, reach: float) -> Figure:
+        turn = median_turn(turns, lambda one: one[what] / one[peer])
+        return Figure(what, f"{turn[what]:,.0f}/s", f"{peer} {turn[peer]:,.0f}/s", turn[what] / turn[peer], reach)
 
     return [
-        beside("64 single appends at once, 8 tenants", "of_8", "eventsourcing", "peer", 20),
-        beside("64 single appends at once, 64 tenants", "of_64", "eventsourcing", "peer", 10),
-        beside("64 single appends at once, 8 tenants", "of_8", "bare unnest of 64", "bare", 0.35),
-        beside("bulk append of 1,000", "bulk", "bare unnest of 1,000", "bare_bulk", 0.7),
+        beside("eventsourcing", "64 single appends at once, 8 tenants", 20),
+        beside("eventsourcing", "64 single appends at once, 64 tenants", 10),
+        beside("bare unnest of 64", "64 single appends at once, 8 tenants", 0.35),
+        beside("bare unnest of 1,000", "bulk append of 1,000", 0.7),
     ]
-
-
-@dataclass(frozen=True)
-class Turn:
-    """Events a second of each, measured one right after the other."""
-
-    peer: float
-    of_8: float
-    of_64: float
-    bare: float
-    bulk: float
-    bare_bulk: float
 
 
 async def single_appends(store: EventStore, tenants: int, seconds: float) -> float:

@@ -2,7 +2,7 @@
 """How an execution that has ended begins again: where it failed, or from any step."""
 
 from commands.progress import Turn, consider_all
-from domain.execution import ENDED, Execution
+from domain.execution import Execution
 from domain.execution_events import ExecutionQueued, ExecutionRerun, ExecutionRetried
 from domain.plan import is_undoing, item_index, step_of_run
 from domain.refusals import ExecutionNotEnded, ExecutionNotFailed, NotFound, TooManyReruns
@@ -44,7 +44,7 @@ def _is_lived_with(state: Execution, run_id: StepId, run: StepRun) -> bool:
 def rerun(turn: Turn, step: StepId) -> None:
     """An ended execution goes on from a step. Raises `ExecutionNotEnded`, `NotFound`."""
     state = turn.state
-    if state.status not in ENDED:
+    if not state.is_over:
         raise ExecutionNotEnded(state.execution_id, state.status)
     if step not in state.plan.by_id:
         raise NotFound("step", step, f"of the execution {state.execution_id}")

@@ -48,7 +48,7 @@ from commands.progress import (
     skip,
 )
 from domain.definition import stored_faults
-from domain.execution import ENDED, Execution
+from domain.execution import Execution
 from domain.execution_events import (
     ENDS,
     CancellationRequested,
@@ -150,7 +150,7 @@ def decided(state: Execution | None, command: FollowUpCommand, room: Room | None
             retried(turn)
         case RerunExecution(step=step):
             rerun(turn, step)
-        case _ if state.status in ENDED:
+        case _ if state.is_over:
             raise ExecutionHasEnded(state.execution_id, state.status)
         case SignalExecution(name=name, payload=payload):
             _signalled(turn, name, payload)
@@ -213,7 +213,7 @@ def _answered(turn: Turn, command: CompleteStep | FailStep) -> None:
     run = state.runs.get(run_id)
     if run is None or run.status not in ("running", "retrying") or run.attempts != attempt or run.items is not None:
         raise StepNotRunning(state.execution_id, run_id, attempt)
-    if state.status in ENDED:
+    if state.is_over:
         raise StepNotRunning(state.execution_id, run_id, attempt)
     if isinstance(command, FailStep):
         faults = stored_faults(command.error, "/error")

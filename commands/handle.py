@@ -285,7 +285,7 @@ async def _start_execution(shell: Shell, command: StartExecution, envelope: Enve
         turn = begun(start, command, inputs, room)
         if room.unkept:
             turn = await with_kept(shell.inputs, envelope.tenant_id, room, partial(begun, start, command, inputs))
-        if command.business_key is not None and turn.state.status in execution.ENDED:
+        if command.business_key is not None and turn.state.is_over:
             # It holds its key for no time at all, so the append has nothing to claim; what holds it now goes before.
             value = execution_commands.key_of(command.intent_id, command.business_key)
             holder = await shell.store.claim_holder(envelope.tenant_id, KEY_SCOPE, value)

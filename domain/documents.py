@@ -7,7 +7,7 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any
 
-from domain.execution import ENDED, Execution
+from domain.execution import Execution
 from domain.intent import Intent, IntentVersion
 from domain.module import Action, Module, RetryPolicy, Transport
 from domain.plan import PlannedStep, item_run, undoing_run
@@ -179,7 +179,7 @@ def execution_document(tenant_id: TenantId, execution: Execution) -> dict[str, A
         "version": execution.version,
         "tenant_id": tenant_id,
         "status": execution.status,
-        "queued": execution.is_queued and execution.status not in ENDED,
+        "queued": execution.is_queued and not execution.is_over,
         "target": execution.target,
         "inputs": execution.inputs,
         "priority": options.priority,

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any, assert_never
 
 from domain.documents import timestamp
-from domain.execution import ENDED, Execution
+from domain.execution import Execution
 from domain.immutable import immutable
 from domain.plan import PlannedStep, Work, is_undoing, item_run, undoing_run
 from domain.runs import SETTLED, StepRun, Waiting
@@ -61,7 +61,7 @@ Why = tuple[str, str, dict[str, Any]]
 
 def explained(state: Execution, rows: Sequence[Due], present: datetime, limits: Sequence[Met] = ()) -> dict[str, Any]:
     """The document of `GET /executions/{id}/explain`."""
-    steps = [] if state.status in ENDED else islice(_unfinished(state, _Rows.of(rows, limits), present), EXPLAINED_MAX)
+    steps = [] if state.is_over else islice(_unfinished(state, _Rows.of(rows, limits), present), EXPLAINED_MAX)
     return {
         "execution_id": state.execution_id,
         "status": state.status,
@@ -74,7 +74,7 @@ def explained(state: Execution, rows: Sequence[Due], present: datetime, limits: 
 
 
 def _whole(state: Execution) -> str:
-    if state.status in ENDED:
+    if state.is_over:
         why = f": {state.error.get('message', state.error.get('code'))}" if state.error is not None else "."
         return f"It has ended, as {state.status}{why}"
     if state.is_queued:
@@ -94,7 +94,7 @@ def _whole(state: Execution) -> str:
 def _place_in_line(state: Execution, limits: Sequence[Met]) -> str:
     """How many there may be, how many there are, and how many come before this one."""
     turn = next((met for met in limits if met.kind == "admission"), None)
-    if turn is None or not state.is_queued or state.status in ENDED or turn.most is None:
+    if turn is None or not state.is_queued or state.is_over or turn.most is None:
         return ""
     return f" {turn.taken or 0:,} of {turn.most:,} are under way, and {turn.ahead or 0:,} come before it."
 

@@ -11,7 +11,7 @@ from typing import Any
 from commands.execution import AdmitExecution
 from commands.handle import Envelope, Shell, handle
 from domain import execution
-from domain.execution import ENDED, Execution
+from domain.execution import Execution
 from domain.refusals import ExecutionHasEnded, NotFound
 from domain.values import ExecutionId, TenantId, execution_stream
 from sagas.clock import Clock
@@ -50,7 +50,7 @@ class Admissions:
 
     async def hold(self, tenant_id: str, state: Execution) -> None:
         """An execution that was let in and has not ended has its place."""
-        if state.turns and not state.is_queued and state.status not in ENDED:
+        if state.turns and not state.is_queued and not state.is_over:
             await self._execute(_HOLD, tenant_id, state.execution_id)
 
     async def release_ended(self, grace_seconds: float) -> int:
@@ -61,7 +61,7 @@ class Admissions:
         for tenant_id, execution_id in held:
             stream = execution_stream(ExecutionId(execution_id))
             state = (await self._shell.store.load(TenantId(tenant_id), stream, execution.evolve)).state
-            if state is None or state.status in ENDED:
+            if state is None or state.is_over:
                 await self._execute(_RELEASE, tenant_id, execution_id)
                 released += 1
         return released

@@ -19,7 +19,7 @@ from commands.expressions import ExpressionFailed, evaluate, has_expressions
 from commands.handle import Shell, actions_of
 from commands.scope import scope_of
 from domain import execution
-from domain.execution import ENDED, Execution
+from domain.execution import Execution
 from domain.module import Module
 from domain.plan import Work
 from domain.values import ExecutionId, StepId, TenantId, execution_stream
@@ -252,7 +252,7 @@ def is_over(state: Execution, step: str, attempt: int) -> bool:
     run = state.runs.get(StepId(step))
     if run is None or run.attempts != attempt:
         return True
-    return state.status in ENDED or run.status not in ("running", "retrying")
+    return state.is_over or run.status not in ("running", "retrying")
 
 
 def _offered(dispatch: Dispatch, state: Execution, work: Work, present: datetime) -> Later:

@@ -26,7 +26,6 @@ from commands.schedules import read_schedule, schedule_faults
 from commands.start_inputs import start_inputs
 from domain import execution, intent
 from domain.documents import timestamp
-from domain.execution import ENDED
 from domain.refusals import IntentNotExecutable, LimitReached, Refusal
 from domain.schedule import Schedule
 from domain.values import ExecutionId, IntentId, TenantId, execution_stream, intent_stream
@@ -257,4 +256,4 @@ class ScheduleSaga:
         if execution_id is None or execution_id == own:
             return False
         loaded = await self.shell.store.load(tenant_id, execution_stream(ExecutionId(execution_id)), execution.evolve)
-        return loaded.state is not None and loaded.state.status not in ENDED
+        return loaded.state is not None and not loaded.state.is_over

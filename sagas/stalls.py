@@ -20,7 +20,7 @@ import structlog
 from commands.execution import ReportStall
 from commands.handle import Envelope, Shell, handle
 from domain import execution
-from domain.execution import ENDED, Execution
+from domain.execution import Execution
 from domain.execution_events import ENDS, ExecutionRerun, ExecutionRetried, ExecutionStarted
 from domain.refusals import Refusal
 from domain.runs import ACTIVE
@@ -85,7 +85,7 @@ class Statistics:
 
 def reasons_to_wake(state: Execution) -> set[RunKey]:
     """The rows that have to be there for an execution in this state: one for each run somebody is busy with or waits for."""
-    if state.status in ENDED:
+    if state.is_over:
         return set()
     reasons: set[RunKey] = set()
     for run_id, run in state.runs.items():
@@ -175,7 +175,7 @@ class StallCheck:
         stream = execution_stream(execution_id)
         loaded = await self._store.load(tenant_id, stream, execution.evolve)
         state = loaded.state
-        if state is None or state.status in ENDED:
+        if state is None or state.is_over:
             await self._store.platform_pool.execute(_ENDED, [tenant_id], [execution_id])
             return False
         if self._clock() - state.updated_at < timedelta(seconds=self._grace_seconds):

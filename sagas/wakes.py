@@ -17,7 +17,7 @@ from commands.execution import (
 )
 from commands.handle import NAME_SCOPE, Envelope, Shell, handle
 from domain import execution
-from domain.execution import ENDED, Execution
+from domain.execution import Execution
 from domain.execution_terms import Parent
 from domain.refusals import (
     ExecutionExists,
@@ -167,6 +167,6 @@ def _envelope(dispatch: Dispatch) -> Envelope:
 
 def _waits_for_child(state: Execution, step: str, child: str) -> bool:
     run = state.runs.get(StepId(step))
-    if run is None or run.waiting is None or run.status != "waiting" or state.status in ENDED:
+    if run is None or run.waiting is None or run.status != "waiting" or state.is_over:
         return False
     return run.waiting.reason == "child" and run.waiting.detail["execution_id"] == child

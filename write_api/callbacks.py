@@ -175,7 +175,7 @@ async def _waiting(shell: Shell, claims: CallbackClaims) -> Execution:
 
 def _require_running(state: Execution, claims: CallbackClaims) -> None:
     run = state.runs[claims.step]
-    if state.status in execution.ENDED or run.attempts != claims.attempt or run.completed_at is not None:
+    if state.is_over or run.attempts != claims.attempt or run.completed_at is not None:
         raise StepNotRunning(claims.execution_id, claims.step, claims.attempt)
 
 

@@ -53,6 +53,13 @@ def test_a_line_within_an_attempt_names_tenant_conversation_and_trace(telemetry:
     assert not expected.keys() & outside.keys()
 
 
+def test_a_line_keeps_what_a_plug_in_has_bound(telemetry: Telemetry, capsys: pytest.CaptureFixture[str]):
+    configure_logging(Settings(log_format="json", log_level="info"))
+    with structlog.contextvars.bound_contextvars(order="o-1"):
+        structlog.get_logger().warning("inside")
+    assert logged(capsys)[0]["order"] == "o-1"
+
+
 @pytest.mark.parametrize(
     ("level", "status", "told"),
     [("info", 200, None), ("info", 404, None), ("info", 401, "info"), ("info", 403, "info"), ("info", 500, "error"),
