@@ -37,9 +37,10 @@ SELECT count(*) FROM (
       WHERE offered.tenant_id = $1 AND offered.kind = 'pull' AND offered.lease_until IS NULL AND offered.lease_owner IS NULL
       LIMIT $2)) AS waiting
 """
+# One that a worker has in its hands has its place already, and its row for a moment longer.
 _UNDER_WAY: Final = """
 SELECT quantum.saga_admitted($1) + (SELECT count(*) FROM quantum.saga_dispatches AS turn
-                                     WHERE turn.tenant_id = $1 AND turn.kind = 'admission')
+                                     WHERE turn.tenant_id = $1 AND turn.kind = 'admission' AND turn.lease_owner IS NULL)
 """
 
 

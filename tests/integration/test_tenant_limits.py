@@ -13,10 +13,13 @@ from domain.execution_events import ExecutionStalled
 from domain.module import Rate
 from domain.refusals import LimitReached
 from domain.tenant_limits import TenantLimits
+from event_store.ids import uuid7
 from event_store.store import EventStore
 from modules.contract import Invocation, ModuleError
+from sagas.dispatches import Dispatch, Dispatches
 from sagas.execution import ExecutionSaga
 from sagas.execution import Limits as SagaLimits
+from sagas.reactions import admission_row
 from sagas.stalls import StallCheck
 from tests.execution_world import now, sagas_on
 from tests.limited_tenants import Doors, LimitedWorld, limits_known
@@ -331,6 +334,21 @@ async def test_a_call_sleeps_until_its_bucket_has_a_token_again(store: EventStor
         one = await world.run({"action": "pour", "foreach": {"items": [1, 2, 3, 4], "concurrency": 4}})
         await one.ended()
         assert asyncio.get_running_loop().time() - began >= 0.85, "three tokens take nine tenths of a second"
+
+
+async def test_an_execution_that_is_being_let_in_counts_once(store: EventStore) -> None:
+    world = LimitedWorld(store, "let-in")
+    async with two_workers(world):
+        await world.registered(concurrent_executions=2, on_exceeded="reject")
+        claimer = Dispatches(store.platform_pool, "claimer")
+        await claimer.beat()
+        turn = Dispatch(world.tenant, "let-in", "", admission_row(1), now(), uuid7(), uuid7(), "c", None, "admission")
+        await claimer.insert([turn], [True])
+        await store.platform_pool.execute("INSERT INTO quantum.saga_admissions VALUES ($1, 'let-in')", world.tenant)
+        try:
+            await (await world.run({"action": "do"})).ended()
+        finally:
+            await claimer.leave()
 
 
 @pytest.mark.parametrize("limit", ["queue_length", "executions_a_minute", "concurrent_executions"])
